@@ -1,0 +1,2 @@
+// Package mitosis restarts a running program so that nobody notices.
+package mitosis

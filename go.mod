@@ -1,0 +1,3 @@
+module github.com/bhuthesh/mitosis
+
+go 1.25
