@@ -1,0 +1,673 @@
+package mitosis
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/bhuthesh/mitosis/internal/sys"
+	"github.com/bhuthesh/mitosis/internal/wire"
+)
+
+// settleTimeout bounds the wait for the new process's PID file, after the commit.
+const settleTimeout = 2 * time.Second
+
+// exitTimeout is how long a child whose link has ended may take to end itself.
+const exitTimeout = 2 * time.Second
+
+// received is what came over the link.
+type received struct {
+	wire.Frame
+	err error // the link's end; it is the last
+}
+
+// pump receives frames until the link ends.
+func pump(link *wire.Link, quit <-chan struct{}) <-chan received {
+	frames := make(chan received)
+	go func() {
+		defer close(frames)
+		for {
+			frame, err := link.Receive()
+			select {
+			case frames <- received{frame, err}:
+			case <-quit:
+				wire.CloseDescriptors(frame.Descriptors)
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return frames
+}
+
+// split is one attempt, seen from the old generation.
+type split struct {
+	m      *Registry
+	child  process
+	link   *wire.Link
+	frames <-chan received
+	quit   chan struct{} // ends the pump
+	exited chan struct{} // the child has been reaped
+	status string
+
+	frozen      bool // the application has to be thawed
+	phase       string
+	began, last time.Time
+	times       []any // for the log: phase, duration, ...
+}
+
+// Split starts the next generation and hands over to it. It returns nil when the
+// next generation has committed: it owns every socket and the state, this one is
+// superseded, and Wait and Done say so. On any error the new process is dead and
+// reaped, and this generation serves on with everything that it had; the next Split
+// can succeed.
+//
+// The program is started anew by the path by which this process was started, in
+// the directory it was started in, with args, or with this process's own arguments
+// if there are none. Split returns an error that matches ErrNotReady before Ready,
+// ErrSplitting while another Split is under way, ErrSuperseded, ErrClosed,
+// ErrChildExited (see [ExitError]), ErrTimeout (see [TimeoutError]), ErrRefused
+// (see [RefusedError]), ErrProtocol, ErrTruncated, or what ended ctx; if the program cannot
+// be started, the system's error. On systems without descriptor passing it matches
+// errors.ErrUnsupported.
+func (m *Registry) Split(ctx context.Context, args ...string) error {
+	if !sys.Supported {
+		return fmt.Errorf("mitosis: split: %w", errUnsupported)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := m.beginSplit(cancel); err != nil {
+		return fmt.Errorf("mitosis: split: %w", err)
+	}
+	s := &split{m: m, quit: make(chan struct{}), exited: make(chan struct{}), began: time.Now(), last: time.Now()}
+	err := s.run(ctx, args)
+	if err != nil {
+		err = fmt.Errorf("mitosis: split: %w", s.abort(err))
+		m.log.Warn("mitosis: split failed", append(s.times, "phase", s.phase, "total", time.Since(s.began), "error", err)...)
+	} else {
+		m.log.Info("mitosis: superseded", append(s.times, "child", s.child.Pid(), "total", time.Since(s.began))...)
+	}
+	return err
+}
+
+// run is the life of a split, from the top to the bottom.
+func (s *split) run(ctx context.Context, args []string) error {
+	m := s.m
+
+	s.enter("start")
+	hello, err := s.start(args)
+	if err != nil {
+		return err
+	}
+	step(stepOldStarted)
+	ctx, stop := s.untilExit(ctx)
+	defer stop()
+
+	s.enter("warm-up")
+	limit, cancel := s.limit(ctx, m.options.ReadyTimeout)
+	defer cancel()
+	if err := s.introduce(limit, hello); err != nil {
+		return err
+	}
+	step(stepOldJoined)
+	var want wire.Wanting
+	if err := s.await(limit, wire.Want, &want); err != nil {
+		return err
+	}
+
+	step(stepOldWanted)
+	s.enter("freeze")
+	limit, cancel = s.limit(ctx, m.options.FreezeTimeout)
+	defer cancel()
+	m.move(frozen)
+	s.frozen = true
+	if err := m.freeze(limit); err != nil {
+		return err
+	}
+
+	step(stepOldFrozen)
+	s.enter("transfer")
+	limit, cancel = s.limit(ctx, m.options.StateTimeout)
+	defer cancel()
+	if err := s.transfer(limit, want); err != nil {
+		return err
+	}
+	step(stepOldCompleted)
+	if err := s.await(limit, wire.Ready, nil); err != nil {
+		return err
+	}
+
+	step(stepOldReady)
+	s.enter("commit")
+	m.move(committing)
+	if err := s.commit(ctx); err != nil {
+		return err
+	}
+
+	step(stepOldAcked)
+	s.enter("settle")
+	m.supersede(s)
+	limit, cancel = context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	s.await(limit, wire.Settled, nil) // the new process serves already; its PID file is worth a short wait
+	go s.drain()
+	s.enter("")
+	return nil
+}
+
+// beginSplit makes this the one split that is under way.
+func (m *Registry) beginSplit(cancel context.CancelCauseFunc) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch m.phase {
+	case warming, loading, pledged:
+		return ErrNotReady
+	case waiting, frozen, committing:
+		return ErrSplitting
+	case draining:
+		return ErrSuperseded
+	case closed:
+		return ErrClosed
+	}
+	m.cancel = cancel
+	m.setPhase(waiting)
+	return nil
+}
+
+func (m *Registry) move(p phase) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setPhase(p)
+}
+
+// enter begins a phase and notes how long the one before took.
+func (s *split) enter(phase string) {
+	now := time.Now()
+	if s.phase != "" {
+		s.times = append(s.times, s.phase, now.Sub(s.last))
+	}
+	s.last = now
+	if phase != "" {
+		s.phase = phase
+		s.m.log.Debug("mitosis: split", "phase", phase)
+	}
+}
+
+// limit bounds the present phase.
+func (s *split) limit(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, &TimeoutError{Phase: s.phase, Limit: d})
+}
+
+// start starts the new process. The greeting is on the link before the process is.
+func (s *split) start(args []string) (*inheritanceList, error) {
+	m := s.m
+	c, err := m.command(args)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs, err := sys.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("control link: %w", err)
+	}
+	s.link = wire.NewLink(ours)
+	descriptors := []int{theirs}
+	defer func() {
+		for _, fd := range descriptors {
+			sys.CloseDescriptor(fd)
+		}
+	}()
+	env := environment{link: m.launch.number(0, theirs)}
+	rand.Read(env.nonce[:])
+	list := &inheritanceList{}
+	m.mu.Lock()
+	sockets := m.sorted()
+	m.mu.Unlock()
+	for _, socket := range sockets {
+		fd, err := socket.duplicate()
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+			continue // closed since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("socket %q: %w", socket.meta().name, err)
+		}
+		described := socket.describe()
+		described.Descriptor = m.launch.number(len(descriptors), fd)
+		descriptors = append(descriptors, fd)
+		env.sockets = append(env.sockets, namedDescriptor{described.Name, described.Descriptor})
+		list.sockets = append(list.sockets, described)
+	}
+	variables := env.variables()
+	greeting := wire.Greeting{
+		MinVersion: wire.MinVersion,
+		MaxVersion: wire.MaxVersion,
+		Pid:        uint32(os.Getpid()),
+		Generation: uint64(m.generation),
+		Nonce:      env.nonce,
+		Digest:     digest(variables),
+	}
+	if err := s.link.Send(greeting.Frame()); err != nil {
+		return nil, err
+	}
+	c.Env = append(withoutVariables(c.Env), variables...)
+	step(stepOldStart)
+	s.child, err = m.launch.start(c, descriptors)
+	if err != nil {
+		return nil, err
+	}
+	m.log.Info("mitosis: new process started", "child", s.child.Pid(), "path", c.Path, "sockets", len(list.sockets))
+	s.frames = pump(s.link, s.quit)
+	go func() {
+		state, err := s.child.Wait()
+		switch {
+		case state != nil:
+			s.status = state.String()
+		case err != nil:
+			s.status = "status unknown: " + err.Error()
+		default:
+			s.status = "exit status 1"
+		}
+		close(s.exited)
+	}()
+	return list, nil
+}
+
+// inheritanceList is what the new process inherits by exec.
+type inheritanceList struct{ sockets []wire.Socket }
+
+// untilExit returns a context that ends when the child does.
+func (s *split) untilExit(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-s.exited:
+			cancel(errChildGone)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// errChildGone stands for what the child's exit status will tell.
+var errChildGone = errors.New("child is gone")
+
+// introduce tells the new process what it has inherited, and waits for its answer.
+func (s *split) introduce(ctx context.Context, list *inheritanceList) error {
+	const perFrame = 500
+	stop := s.boundSends(ctx)
+	defer stop()
+	rest := list.sockets
+	for last := false; !last; {
+		n := min(len(rest), perFrame)
+		last = n == len(rest)
+		frame, err := wire.Message(wire.Sockets, wire.Inheritance{Sockets: rest[:n], Last: last})
+		if err != nil {
+			return err
+		}
+		if err := s.send(ctx, frame); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	var joining wire.Joining
+	if err := s.await(ctx, wire.Join, &joining); err != nil {
+		return err
+	}
+	if joining.Version < wire.MinVersion || joining.Version > wire.MaxVersion {
+		return fmt.Errorf("%w: the new process chose version %d", ErrVersion, joining.Version)
+	}
+	if joining.Pid != s.child.Pid() {
+		return fmt.Errorf("%w: process %d was started, but %d answers; a wrapper has to exec the program", ErrProtocol, s.child.Pid(), joining.Pid)
+	}
+	return nil
+}
+
+// boundSends makes sends fail when ctx ends, until stop is called.
+func (s *split) boundSends(ctx context.Context) (stop func()) {
+	end := context.AfterFunc(ctx, func() { s.link.SetWriteDeadline(past) })
+	return func() {
+		if end() {
+			s.link.SetWriteDeadline(time.Time{})
+		}
+	}
+}
+
+// send sends a frame. If the child is gone, its last words say more than the error.
+func (s *split) send(ctx context.Context, frame wire.Frame) error {
+	err := s.link.Send(frame)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+		return s.lastWords(err)
+	case ctx.Err() != nil:
+		return s.ended(ctx)
+	}
+	return err
+}
+
+// await waits for one kind of frame, and decodes it into v unless that is nil.
+func (s *split) await(ctx context.Context, kind wire.Kind, v any) error {
+	select {
+	case r, ok := <-s.frames:
+		if !ok {
+			return errChildGone
+		}
+		return s.expect(r, kind, v)
+	case <-ctx.Done():
+		return s.ended(ctx)
+	}
+}
+
+// expect takes a frame as the answer, or as the reason why there is none.
+func (s *split) expect(r received, kind wire.Kind, v any) error {
+	defer wire.CloseDescriptors(r.Descriptors)
+	switch {
+	case errors.Is(r.err, io.EOF), errors.Is(r.err, syscall.ECONNRESET):
+		return errChildGone
+	case r.err != nil:
+		return fmt.Errorf("%w: from the new process: %w", ErrProtocol, r.err)
+	case r.Kind == wire.Refuse:
+		var refusal wire.Refusal
+		if err := r.Decode(&refusal, 0); err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return &RefusedError{Pid: s.child.Pid(), Reason: refusal.Reason}
+	case r.Kind != kind:
+		return fmt.Errorf("%w: the new process sent %v where %v was expected", ErrProtocol, r.Kind, kind)
+	case v == nil:
+		return nil
+	}
+	if err := r.Decode(v, 0); err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return nil
+}
+
+// ended says why ctx did. A child that is gone may have left a reason on the link.
+func (s *split) ended(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errChildGone) {
+		return s.lastWords(cause)
+	}
+	return cause
+}
+
+// lastWords reads what a child wrote before it went away, and returns err if that
+// gives no reason.
+func (s *split) lastWords(err error) error {
+	enough := time.After(time.Second)
+	for {
+		select {
+		case r, ok := <-s.frames:
+			if !ok || r.err != nil {
+				return errors.Join(errChildGone, err)
+			}
+			var refused *RefusedError
+			if reason := s.expect(r, wire.Refuse, nil); errors.As(reason, &refused) {
+				return refused
+			}
+		case <-enough: // it closed a pipe and lives on
+			return err
+		}
+	}
+}
+
+// transfer sends what moves at the cut.
+func (s *split) transfer(ctx context.Context, want wire.Wanting) error {
+	stop := s.boundSends(ctx)
+	defer stop()
+	known := map[string]bool{}
+	for _, name := range want.States {
+		state := s.m.findState(name)
+		if state == nil || known[name] {
+			continue
+		}
+		known[name] = true
+		if err := s.save(ctx, name, state); err != nil {
+			return fmt.Errorf("state %q: %w", name, err)
+		}
+	}
+	for _, state := range s.m.states {
+		if !known[state.name] {
+			s.m.log.Warn("mitosis: state dropped, the new generation does not know it", "name", state.name)
+		}
+	}
+	frame, err := wire.Message(wire.Complete, wire.Completion{States: len(known)})
+	if err != nil {
+		return err
+	}
+	return s.send(ctx, frame)
+}
+
+// save writes one state into a pipe of its own while the new process reads it.
+func (s *split) save(ctx context.Context, name string, state State) error {
+	began := time.Now()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	sys.GrowPipe(w)
+	if err := s.sendWithFile(ctx, wire.State, wire.StateName{Name: name}, r); err != nil {
+		return err
+	}
+	step(stepOldSaving)
+	counter := &countingWriter{w: w}
+	saved := make(chan error, 1)
+	go func() { saved <- guard("save", func() error { return state.Save(counter) }) }()
+	select {
+	case err = <-saved:
+	case <-ctx.Done():
+		// Save is still looking at the application's memory: only when it has
+		// returned may the application go on.
+		w.Close()
+		select {
+		case <-saved:
+		case <-time.After(s.m.options.FreezeTimeout):
+			s.m.log.Error("mitosis: Save does not return", "name", name)
+		}
+		return s.ended(ctx)
+	}
+	if errors.Is(err, syscall.EPIPE) {
+		return s.lastWords(err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	s.m.log.Debug("mitosis: state saved", "name", name, "bytes", counter.n, "duration", time.Since(began))
+	frame, err := wire.Message(wire.StateEnd, wire.StateName{Name: name, Bytes: counter.n})
+	if err == nil {
+		err = s.send(ctx, frame)
+	}
+	step(stepOldSaved)
+	return err
+}
+
+// sendWithFile sends a frame with f, which it closes.
+func (s *split) sendWithFile(ctx context.Context, kind wire.Kind, v any, f *os.File) error {
+	defer f.Close()
+	fd, err := sys.Duplicate(f)
+	if err != nil {
+		return err
+	}
+	defer sys.CloseDescriptor(fd)
+	frame, err := wire.Message(kind, v, fd)
+	if err != nil {
+		return err
+	}
+	return s.send(ctx, frame)
+}
+
+// commit passes the ownership on. It is one byte in a pipe, the token: the new
+// process owns everything from the moment it has read it, and this one can take it
+// back for as long as nobody has. So there is one owner at every instant, however
+// late an answer is.
+func (s *split) commit(ctx context.Context) error {
+	token, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer token.Close()
+	theirs, err := sys.Duplicate(token)
+	if err != nil {
+		w.Close()
+		return err
+	}
+	_, err = w.Write([]byte{1})
+	err = errors.Join(err, w.Close())
+	var frame wire.Frame
+	if err == nil {
+		frame, err = wire.Message(wire.Commit, struct{}{}, theirs)
+	}
+	if err == nil {
+		err = s.send(ctx, frame)
+	}
+	sys.CloseDescriptor(theirs)
+	if err == nil {
+		step(stepOldCommitted)
+		limit, cancel := s.limit(ctx, s.m.options.CommitTimeout)
+		defer cancel()
+		err = s.await(limit, wire.Ack, nil)
+	}
+	if err == nil {
+		return nil
+	}
+	if n, _ := token.Read(make([]byte, 1)); n == 1 {
+		return err // taken back: it will never own anything
+	}
+	// It has read the token, and acknowledges before it does anything else.
+	s.m.log.Warn("mitosis: the new process has the token and has not acknowledged yet", "child", s.child.Pid(), "error", err)
+	limit, cancel := s.limit(context.Background(), s.m.options.CommitTimeout)
+	defer cancel()
+	if late := s.await(limit, wire.Ack, nil); late == nil {
+		return nil
+	}
+	s.kill()
+	for r := range s.frames {
+		if r.err == nil && r.Kind == wire.Ack {
+			s.m.log.Error("mitosis: the new process acknowledged the commit and is dead", "child", s.child.Pid())
+			break
+		}
+	}
+	return err
+}
+
+// kill kills and reaps the child.
+func (s *split) kill() {
+	s.child.Kill()
+	<-s.exited
+}
+
+// abort undoes a split that failed with err: first the child dies, then the link
+// is closed, and then the application goes on. So to a child that lives, a lost
+// link always means that this process is dead. A child that has refused has closed
+// its registry; it may end on its own while the application goes on already.
+func (s *split) abort(err error) error {
+	var refused *RefusedError
+	switch {
+	case s.child == nil:
+	case errors.As(err, &refused):
+		err = refused
+		s.thaw()
+		s.awaitExit()
+		s.kill()
+	case errors.Is(err, errChildGone):
+		exit := &ExitError{Pid: s.child.Pid(), Phase: s.phase}
+		if !s.awaitExit() {
+			exit.Cause = fmt.Errorf("%w: it closed the control link and had to be killed", ErrProtocol)
+		}
+		s.kill()
+		exit.Status = s.status
+		err = exit
+	default:
+		s.kill()
+		err = fmt.Errorf("%w (the new process, pid %d, was killed during %s)", err, s.child.Pid(), s.phase)
+	}
+	close(s.quit)
+	if s.link != nil {
+		s.link.Close()
+	}
+	if s.frames != nil {
+		for r := range s.frames {
+			wire.CloseDescriptors(r.Descriptors)
+		}
+	}
+	s.enter("")
+	s.thaw()
+	s.m.endSplit(serving)
+	return err
+}
+
+// awaitExit gives a child that is about to end a moment to do so.
+func (s *split) awaitExit() bool {
+	select {
+	case <-s.exited:
+		return true
+	case <-time.After(exitTimeout):
+		return false
+	}
+}
+
+// thaw lets the application go on.
+func (s *split) thaw() {
+	if s.frozen {
+		s.frozen = false
+		s.m.thaw()
+	}
+}
+
+// endSplit lets everything that waited for the outcome go on.
+func (m *Registry) endSplit(outcome phase) {
+	m.mu.Lock()
+	deferred := m.deferred
+	m.deferred, m.cancel = nil, nil
+	m.setPhase(outcome)
+	m.mu.Unlock()
+	if outcome == serving {
+		for _, f := range deferred {
+			f()
+		}
+	}
+}
+
+// supersede ends this generation: the next one has acknowledged the commit.
+func (m *Registry) supersede(s *split) {
+	m.mu.Lock()
+	sockets := m.sorted()
+	m.successor = s.link
+	m.mu.Unlock()
+	for _, socket := range sockets {
+		socket.supersede()
+	}
+	m.thawStates()
+	m.endSplit(draining)
+	close(m.done)
+	go m.passOnSplits()
+}
+
+// drain reads on, so that the link's end is seen, until this process ends.
+func (s *split) drain() {
+	for {
+		select {
+		case r, ok := <-s.frames:
+			wire.CloseDescriptors(r.Descriptors)
+			if !ok || r.err != nil {
+				return
+			}
+		case <-s.m.over:
+			close(s.quit)
+			return
+		}
+	}
+}

@@ -1,0 +1,492 @@
+package mitosis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/bhuthesh/mitosis/internal/sys"
+	"github.com/bhuthesh/mitosis/internal/wire"
+)
+
+// joinTimeout bounds the exchange in Init: the old process waits at the other end.
+const joinTimeout = 10 * time.Second
+
+// join takes up the link to the old process and what was inherited by exec.
+func (m *Registry) join(in inheritance) error {
+	step(stepNewInit)
+	conn, err := sys.UnixConn(in.link)
+	if err != nil {
+		return fmt.Errorf("%w: control link: %w", ErrEnvironment, err)
+	}
+	m.predecessor = wire.NewLink(conn)
+	m.hello = in.hello
+	m.generation = int(in.hello.Generation) + 1
+	m.log = m.options.Logger.With("pid", os.Getpid(), "generation", m.generation)
+	m.predecessor.SetReadDeadline(time.Now().Add(joinTimeout))
+	err = in.err
+	if err == nil {
+		err = m.exchange(in)
+	}
+	if err != nil {
+		m.refuse(err)
+		m.predecessor.Close()
+		for _, s := range m.inherited {
+			sys.CloseDescriptor(s.descriptor)
+		}
+		return err
+	}
+	return m.predecessor.SetReadDeadline(time.Time{})
+}
+
+// exchange is the conversation of Init.
+func (m *Registry) exchange(in inheritance) error {
+	first, err := m.predecessor.Receive()
+	if err != nil {
+		return fmt.Errorf("%w: HELLO: %w", ErrProtocol, err)
+	}
+	if first.Kind != wire.Hello {
+		return fmt.Errorf("%w: %v where HELLO was expected", ErrProtocol, first.Kind)
+	}
+	version := in.hello.Version()
+	if version == 0 {
+		return fmt.Errorf("%w: the old process (pid %d) speaks %d to %d, this program %d to %d", ErrVersion,
+			in.hello.Pid, in.hello.MinVersion, in.hello.MaxVersion, wire.MinVersion, wire.MaxVersion)
+	}
+	if pid := int(in.hello.Pid); pid != os.Getppid() && pid != os.Getpid() && sys.Alive(pid) {
+		return fmt.Errorf("%w: this process (pid %d) was not started by the old one (pid %d) itself; a wrapper has to exec the program", ErrEnvironment, os.Getpid(), pid)
+	}
+	sockets, err := m.receiveSockets(in.sockets)
+	if err != nil {
+		return err
+	}
+	for i, s := range sockets {
+		if s.Descriptor != in.sockets[i].descriptor || s.Name != in.sockets[i].name {
+			return fmt.Errorf("%w: the old process announced socket %q as descriptor %d, the environment says %q and %d",
+				ErrEnvironment, s.Name, s.Descriptor, in.sockets[i].name, in.sockets[i].descriptor)
+		}
+		if err := checkDescriptor(s); err != nil {
+			return fmt.Errorf("%w: socket %q: %w", ErrEnvironment, s.Name, err)
+		}
+		m.inherited[s.Name] = &inheritedSocket{Socket: s, descriptor: s.Descriptor}
+	}
+	frame, err := wire.Message(wire.Join, wire.Joining{Version: version, Pid: os.Getpid()})
+	if err != nil {
+		return err
+	}
+	if err := m.predecessor.Send(frame); err != nil && !isLost(err) {
+		return err
+	}
+	step(stepNewJoined)
+	m.log.Info("mitosis: warming up", "predecessor", in.hello.Pid, "sockets", len(sockets))
+	return nil
+}
+
+// receiveSockets returns what the old process says of the sockets. If it is dead,
+// the sockets themselves are asked.
+func (m *Registry) receiveSockets(fromEnvironment []namedDescriptor) ([]wire.Socket, error) {
+	var sockets []wire.Socket
+	for {
+		frame, err := m.predecessor.Receive()
+		if isLost(err) {
+			return describeThemselves(fromEnvironment)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: SOCKETS: %w", ErrProtocol, err)
+		}
+		if frame.Kind != wire.Sockets {
+			return nil, fmt.Errorf("%w: %v where SOCKETS was expected", ErrProtocol, frame.Kind)
+		}
+		var some wire.Inheritance
+		if err := frame.Decode(&some, 0); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		if sockets = append(sockets, some.Sockets...); len(sockets) > len(fromEnvironment) || some.Last && len(sockets) < len(fromEnvironment) {
+			return nil, fmt.Errorf("%w: it names %d sockets, the old process announced %d", ErrEnvironment, len(fromEnvironment), len(sockets))
+		}
+		if some.Last {
+			return sockets, nil
+		}
+	}
+}
+
+// describeThemselves knows everything but the addresses that were asked for.
+func describeThemselves(fromEnvironment []namedDescriptor) ([]wire.Socket, error) {
+	sockets := make([]wire.Socket, 0, len(fromEnvironment))
+	for _, s := range fromEnvironment {
+		kind, err := sys.DescriptorType(s.descriptor)
+		if err != nil {
+			return nil, fmt.Errorf("%w: socket %q: %w", ErrEnvironment, s.name, err)
+		}
+		described := wire.Socket{Name: s.name, Descriptor: s.descriptor, Type: typeFile}
+		switch kind {
+		case sys.StreamListener:
+			described.Type = typeListener
+		case sys.Packet:
+			described.Type = typePacket
+		}
+		sockets = append(sockets, described)
+	}
+	return sockets, nil
+}
+
+// checkDescriptor refuses a descriptor that is not what it is said to be.
+func checkDescriptor(s wire.Socket) error {
+	kind, err := sys.DescriptorType(s.Descriptor)
+	if err != nil {
+		return fmt.Errorf("descriptor %d: %w", s.Descriptor, err)
+	}
+	switch {
+	case s.Type == typeListener && kind == sys.StreamListener, s.Type == typePacket && kind == sys.Packet, s.Type == typeFile:
+		return nil
+	}
+	return fmt.Errorf("descriptor %d is not a %s", s.Descriptor, s.Type)
+}
+
+// isLost says whether err means that the old process has closed the link, which it
+// does only by dying.
+func isLost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// Ready says that this generation has done its preparations.
+//
+// In the first generation it writes the PID file and opens the gates: Accept and
+// reads no longer wait. In a later one it asks the old process to hand over: that
+// one comes to rest, its states are loaded here, and when all has arrived the
+// ownership changes and the gates open here. Ready then returns nil. If the old
+// process dies before the ownership has changed, this one owns what it has
+// received, says so in the log, and Ready returns nil.
+//
+// On an error this process has taken nothing and the registry is closed; the old
+// process serves on, and its Split returns the error's text. The caller should exit. It matches
+// what a state's Load returned, ErrTruncated if the old process died in the middle of a
+// state, ErrTimeout, ErrProtocol, or what ended ctx. Ready is called once.
+func (m *Registry) Ready(ctx context.Context) error {
+	m.mu.Lock()
+	was := m.phase
+	if was == warming {
+		m.setPhase(loading)
+	}
+	m.mu.Unlock()
+	switch was {
+	case warming:
+	case closed:
+		return fmt.Errorf("mitosis: ready: %w", ErrClosed)
+	default:
+		return errors.New("mitosis: ready: it was called before")
+	}
+	began := time.Now()
+	if m.predecessor == nil {
+		if err := m.begin(); err != nil {
+			m.Close()
+			return fmt.Errorf("mitosis: ready: %w", err)
+		}
+		m.log.Info("mitosis: serving")
+		return nil
+	}
+	t := &takeover{m: m, quit: make(chan struct{})}
+	err := t.run(ctx)
+	if err != nil {
+		m.refuse(err)
+		close(t.quit)
+		m.Close()
+		m.log.Error("mitosis: not ready", "error", err)
+		return fmt.Errorf("mitosis: ready: %w", err)
+	}
+	m.log.Info("mitosis: serving", "predecessor", m.hello.Pid, "duration", time.Since(began))
+	return nil
+}
+
+// begin starts the first generation.
+func (m *Registry) begin() error {
+	if m.options.PIDFile != "" {
+		if err := writePIDFile(m.options.PIDFile); err != nil {
+			return fmt.Errorf("PID file: %w", err)
+		}
+	}
+	m.own()
+	return nil
+}
+
+// own opens the gates.
+func (m *Registry) own() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setPhase(serving)
+	for _, s := range m.sockets {
+		s.open()
+	}
+}
+
+// refuse tells the old process why this one cannot go on.
+func (m *Registry) refuse(reason error) {
+	frame, err := wire.Message(wire.Refuse, wire.Refusal{Reason: firstBytes(reason.Error(), 64<<10)})
+	if err == nil {
+		m.predecessor.SetWriteDeadline(time.Now().Add(time.Second))
+		m.predecessor.Send(frame)
+	}
+}
+
+// takeover is Ready in a later generation.
+type takeover struct {
+	m      *Registry
+	frames <-chan received
+	quit   chan struct{}
+}
+
+// errLost means that the old process is dead.
+var errLost = errors.New("control link lost")
+
+// run is the life of a takeover, from the top to the bottom.
+func (t *takeover) run(ctx context.Context) error {
+	m := t.m
+	t.frames = pump(m.predecessor, t.quit)
+	err := t.load(ctx)
+	if err == nil {
+		m.move(pledged)
+		err = t.awaitCommit(ctx)
+	}
+	orphaned := errors.Is(err, errLost) && !m.isKilled()
+	if err != nil && (!orphaned || errors.Is(err, ErrTruncated)) {
+		return err
+	}
+	if orphaned {
+		m.log.Warn("mitosis: the old process died before the commit; taking over what has arrived", "predecessor", m.hello.Pid, "error", err)
+	}
+	step(stepNewAcked)
+	m.own()
+	m.releaseUnclaimed()
+	if m.options.PIDFile != "" {
+		if err := writePIDFile(m.options.PIDFile); err != nil {
+			m.log.Error("mitosis: PID file", "error", err)
+		}
+	}
+	if !orphaned {
+		m.predecessor.Send(wire.Frame{Kind: wire.Settled})
+	}
+	step(stepNewSettled)
+	go t.hear()
+	return nil
+}
+
+// load asks for what moves at the cut, and takes it up.
+func (t *takeover) load(ctx context.Context) error {
+	m := t.m
+	names := make([]string, 0, len(m.states))
+	for _, s := range m.states {
+		names = append(names, s.name)
+	}
+	frame, err := wire.Message(wire.Want, wire.Wanting{States: names})
+	if err != nil {
+		return err
+	}
+	step(stepNewWanting)
+	if err := t.send(frame); err != nil {
+		return err
+	}
+	step(stepNewWanted)
+	loaded := 0
+	for {
+		frame, err := t.next(ctx)
+		if err != nil {
+			return err
+		}
+		switch frame.Kind {
+		case wire.State:
+			if err := t.loadOne(ctx, frame); err != nil {
+				return err
+			}
+			loaded++
+		case wire.Complete:
+			var total wire.Completion
+			if err := frame.Decode(&total, 0); err != nil {
+				return fmt.Errorf("%w: %w", ErrProtocol, err)
+			}
+			if total.States != loaded {
+				return fmt.Errorf("%w: %d states arrived of %d", ErrProtocol, loaded, total.States)
+			}
+			step(stepNewLoaded)
+			return t.send(wire.Frame{Kind: wire.Ready})
+		default:
+			wire.CloseDescriptors(frame.Descriptors)
+			return fmt.Errorf("%w: unexpected %v", ErrProtocol, frame.Kind)
+		}
+	}
+}
+
+// loadOne loads one state while the old process saves it.
+func (t *takeover) loadOne(ctx context.Context, frame wire.Frame) error {
+	var what wire.StateName
+	if err := frame.Decode(&what, 1); err != nil {
+		wire.CloseDescriptors(frame.Descriptors)
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	pipe := os.NewFile(uintptr(frame.Descriptors[0]), "state "+what.Name)
+	defer pipe.Close()
+	state := t.m.findState(what.Name)
+	if state == nil {
+		return fmt.Errorf("%w: state %q was not asked for", ErrProtocol, what.Name)
+	}
+	step(stepNewLoading)
+	began := time.Now()
+	verdict := make(chan int64, 1)
+	reader := &stateReader{pipe: pipe, verdict: verdict}
+	loaded := make(chan error, 1)
+	go func() { loaded <- loadState(state, reader) }()
+	fail := func(err error) error {
+		close(verdict)
+		pipe.SetReadDeadline(past)
+		return fmt.Errorf("state %q: %w", what.Name, err)
+	}
+	frames := t.frames
+	for {
+		select {
+		case r, ok := <-frames:
+			var end wire.StateName
+			switch {
+			case !ok || r.err != nil:
+				err := fail(t.lost(r, ok))
+				// The pipe has ended too; Load is told that it is cut short.
+				if late := <-loaded; late != nil {
+					err = fmt.Errorf("%w: %w", err, late)
+				}
+				return fmt.Errorf("%w: %w", ErrTruncated, err)
+			case r.Kind != wire.StateEnd:
+				wire.CloseDescriptors(r.Descriptors)
+				return fail(fmt.Errorf("%w: unexpected %v", ErrProtocol, r.Kind))
+			case r.Decode(&end, 0) != nil || end.Name != what.Name:
+				return fail(fmt.Errorf("%w: wrong STATEEND", ErrProtocol))
+			}
+			verdict <- end.Bytes
+			frames = nil // what comes next waits for Load
+		case err := <-loaded:
+			if err != nil {
+				// The reason has to be on the link before the pipe breaks.
+				err = fmt.Errorf("state %q: %w", what.Name, err)
+				t.m.refuse(err)
+				return err
+			}
+			t.m.log.Debug("mitosis: state loaded", "name", what.Name, "bytes", reader.n, "duration", time.Since(began))
+			return nil
+		case <-ctx.Done():
+			return fail(context.Cause(ctx))
+		}
+	}
+}
+
+// awaitCommit waits until this process is the owner. It never helps itself: it
+// owns when it has read the token, or when the old process is dead.
+func (t *takeover) awaitCommit(ctx context.Context) error {
+	step(stepNewReady)
+	limit := t.m.options.StateTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, &TimeoutError{Phase: "wait for the commit", Limit: limit})
+	defer cancel()
+	frame, err := t.next(ctx)
+	if err != nil {
+		return err
+	}
+	if frame.Kind != wire.Commit || len(frame.Descriptors) != 1 {
+		wire.CloseDescriptors(frame.Descriptors)
+		return fmt.Errorf("%w: unexpected %v", ErrProtocol, frame.Kind)
+	}
+	step(stepNewCommit)
+	token := os.NewFile(uintptr(frame.Descriptors[0]), "token")
+	defer token.Close()
+	if n, _ := token.Read(make([]byte, 1)); n != 1 {
+		return errors.New("the old process took the commit back")
+	}
+	step(stepNewToken)
+	if err := t.send(wire.Frame{Kind: wire.Ack}); err != nil && !errors.Is(err, errLost) {
+		return err
+	}
+	return nil
+}
+
+// next returns the next frame.
+func (t *takeover) next(ctx context.Context) (wire.Frame, error) {
+	select {
+	case r, ok := <-t.frames:
+		if !ok || r.err != nil {
+			return wire.Frame{}, t.lost(r, ok)
+		}
+		return r.Frame, nil
+	case <-ctx.Done():
+		return wire.Frame{}, context.Cause(ctx)
+	}
+}
+
+// lost says what the end of the link means.
+func (t *takeover) lost(r received, ok bool) error {
+	switch {
+	case !ok:
+		return errLost
+	case isLost(r.err):
+		return fmt.Errorf("%w (%w)", errLost, ErrOldDied)
+	case errors.Is(r.err, net.ErrClosed):
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: from the old process: %w", ErrProtocol, r.err)
+}
+
+func (t *takeover) send(frame wire.Frame) error {
+	err := t.m.predecessor.Send(frame)
+	if isLost(err) {
+		return fmt.Errorf("%w (%w)", errLost, ErrOldDied)
+	}
+	return err
+}
+
+// releaseUnclaimed lets go of what the old generation had and this one did not ask
+// for, or asked for with another address. With it the service on a Unix socket's
+// path has ended.
+func (m *Registry) releaseUnclaimed() {
+	m.mu.Lock()
+	unclaimed := m.inherited
+	m.inherited = map[string]*inheritedSocket{}
+	m.mu.Unlock()
+	for name, s := range unclaimed {
+		sys.CloseDescriptor(s.descriptor)
+		if s.Path != nil {
+			if err := unlink(s.Path); err != nil {
+				m.log.Warn("mitosis: unlink", "name", name, "error", err)
+			}
+		}
+		m.log.Warn("mitosis: inherited socket closed, nobody asked for it", "name", name, "type", s.Type, "network", s.Network, "address", s.Address)
+	}
+}
+
+// hear takes what the old process sends while it drains, until it is gone.
+func (t *takeover) hear() {
+	for {
+		select {
+		case r, ok := <-t.frames:
+			if !ok || r.err != nil {
+				t.m.log.Info("mitosis: the old process is gone", "predecessor", t.m.hello.Pid)
+				return
+			}
+			wire.CloseDescriptors(r.Descriptors)
+			if r.Kind == wire.Signal {
+				var notice wire.Notice
+				if err := r.Decode(&notice, 0); err == nil {
+					t.m.request(request{stop: notice.Stop})
+				}
+			}
+		case <-t.m.over:
+			close(t.quit)
+			return
+		}
+	}
+}
+
+// isKilled says whether this is a generation inside a test that was given up.
+func (m *Registry) isKilled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.killed
+}
