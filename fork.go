@@ -256,7 +256,7 @@ func (s *split) start(args []string) (*inheritanceList, error) {
 	if err := s.link.Send(greeting.Frame()); err != nil {
 		return nil, err
 	}
-	c.Env = append(withoutVariables(c.Env), variables...)
+	c.ownVariables, c.greeting = variables, greeting
 	step(stepOldStart)
 	s.child, err = m.launch.start(c, descriptors)
 	if err != nil {
@@ -265,15 +265,7 @@ func (s *split) start(args []string) (*inheritanceList, error) {
 	m.log.Info("mitosis: new process started", "child", s.child.Pid(), "path", c.Path, "sockets", len(list.sockets))
 	s.frames = pump(s.link, s.quit)
 	go func() {
-		state, err := s.child.Wait()
-		switch {
-		case state != nil:
-			s.status = state.String()
-		case err != nil:
-			s.status = "status unknown: " + err.Error()
-		default:
-			s.status = "exit status 1"
-		}
+		s.status = s.child.Wait()
 		close(s.exited)
 	}()
 	return list, nil

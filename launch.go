@@ -14,7 +14,7 @@ import (
 type process interface {
 	Pid() int
 	Kill() error
-	Wait() (*os.ProcessState, error)
+	Wait() string // reaps it and says how it ended
 }
 
 // launcher starts new generations. Each descriptor that is handed to start is a
@@ -95,7 +95,7 @@ func (execLauncher) start(c *Command, descriptors []int) (process, error) {
 	}
 	argv := append([]string{c.Path}, c.Args...)
 	files := append([]int{0, 1, 2}, descriptors...)
-	p, err := sys.Start(c.Path, argv, c.Dir, c.Env, files)
+	p, err := sys.Start(c.Path, argv, c.Dir, append(withoutVariables(c.Env), c.ownVariables...), files)
 	if err != nil {
 		return nil, err // not a nil *sys.Process in a process
 	}

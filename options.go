@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/bhuthesh/mitosis/internal/wire"
 )
 
 // Options configures a Registry. The zero value is ready for use.
@@ -67,6 +69,9 @@ type Command struct {
 	Env []string
 	// Dir is the working directory: the one that this process was started in.
 	Dir string
+
+	ownVariables []string // ours, which go on top of Env
+	greeting     wire.Greeting
 }
 
 func (o *Options) setDefaults() error {

@@ -28,5 +28,11 @@ func (p *Process) Pid() int { return p.pid }
 // Kill sends SIGKILL, unless the process has been reaped.
 func (p *Process) Kill() error { return p.proc.Kill() }
 
-// Wait reaps the process and returns how it ended.
-func (p *Process) Wait() (*os.ProcessState, error) { return p.proc.Wait() }
+// Wait reaps the process and returns how it ended, as os.ProcessState says it.
+func (p *Process) Wait() string {
+	state, err := p.proc.Wait()
+	if err != nil {
+		return "status unknown: " + err.Error() // the application has reaped it itself
+	}
+	return state.String()
+}
