@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"syscall"
@@ -362,7 +361,7 @@ func (s *split) await(ctx context.Context, kind wire.Kind, v any) error {
 func (s *split) expect(r received, kind wire.Kind, v any) error {
 	defer wire.CloseDescriptors(r.Descriptors)
 	switch {
-	case errors.Is(r.err, io.EOF), errors.Is(r.err, syscall.ECONNRESET):
+	case isLost(r.err):
 		return errChildGone
 	case r.err != nil:
 		return fmt.Errorf("%w: from the new process: %w", ErrProtocol, r.err)
@@ -432,7 +431,11 @@ func (s *split) transfer(ctx context.Context, want wire.Wanting) error {
 			s.m.log.Warn("mitosis: state dropped, the new generation does not know it", "name", state.name)
 		}
 	}
-	frame, err := wire.Message(wire.Complete, wire.Completion{States: len(known)})
+	conns, err := s.sendConns(ctx)
+	if err != nil {
+		return err
+	}
+	frame, err := wire.Message(wire.Complete, wire.Completion{States: len(known), Conns: conns})
 	if err != nil {
 		return err
 	}
@@ -625,6 +628,7 @@ func (m *Registry) endSplit(outcome phase) {
 	deferred := m.deferred
 	m.deferred, m.cancel = nil, nil
 	m.setPhase(outcome)
+	m.unseal()
 	m.mu.Unlock()
 	if outcome == serving {
 		for _, f := range deferred {
@@ -642,6 +646,7 @@ func (m *Registry) supersede(s *split) {
 	for _, socket := range sockets {
 		socket.supersede()
 	}
+	m.supersedeConns()
 	m.thawStates()
 	m.endSplit(draining)
 	close(m.done)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 )
 
-// freeze brings the application to rest: Accept and packet reads wait, then the
-// states that want to know are told. It returns an error that names who did not
+// freeze brings the application to rest, in an order that leaves nobody waiting
+// for another: first nothing more comes in, and what came in is dealt with, for
+// which the application may still write; then the states that want to know are
+// told; then nothing more goes out. It returns an error that names who did not
 // come to rest before ctx ended.
 func (m *Registry) freeze(ctx context.Context) error {
 	m.mu.Lock()
@@ -15,12 +17,18 @@ func (m *Registry) freeze(ctx context.Context) error {
 	for _, s := range sockets {
 		s.freeze()
 	}
+	if err := m.freezeConns(ctx); err != nil {
+		return err
+	}
 	for _, s := range sockets {
 		if err := s.awaitFrozen(ctx); err != nil {
 			return fmt.Errorf("%s %q does not come to rest: %w", s.describe().Type, s.meta().name, err)
 		}
 	}
-	return m.freezeStates(ctx)
+	if err := m.freezeStates(ctx); err != nil {
+		return err
+	}
+	return m.sealConns(ctx)
 }
 
 // freezeStates tells the states that want to know.
@@ -61,6 +69,7 @@ func (m *Registry) thaw() {
 	for _, s := range sockets {
 		s.open()
 	}
+	m.thawConns()
 }
 
 func (m *Registry) thawStates() {

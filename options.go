@@ -54,6 +54,9 @@ type Options struct {
 	// ListenConfig opens the sockets of Listen and ListenPacket. Its keep-alive
 	// settings hold for accepted connections in every generation.
 	ListenConfig net.ListenConfig
+
+	// Dialer opens the connections of Dial.
+	Dialer net.Dialer
 }
 
 // Command is what Split is about to start.

@@ -25,6 +25,7 @@ func (m *Registry) join(in inheritance) error {
 		return fmt.Errorf("%w: control link: %w", ErrEnvironment, err)
 	}
 	m.predecessor = wire.NewLink(conn)
+	m.oldLives.Store(true)
 	m.hello = in.hello
 	m.generation = int(in.hello.Generation) + 1
 	m.log = m.options.Logger.With("pid", os.Getpid(), "generation", m.generation)
@@ -291,7 +292,7 @@ func (t *takeover) load(ctx context.Context) error {
 		return err
 	}
 	step(stepNewWanted)
-	loaded := 0
+	loaded, conns := 0, 0
 	for {
 		frame, err := t.next(ctx)
 		if err != nil {
@@ -303,13 +304,19 @@ func (t *takeover) load(ctx context.Context) error {
 				return err
 			}
 			loaded++
+		case wire.Conns:
+			n, err := t.takeConns(ctx, frame)
+			if err != nil {
+				return err
+			}
+			conns += n
 		case wire.Complete:
 			var total wire.Completion
 			if err := frame.Decode(&total, 0); err != nil {
 				return fmt.Errorf("%w: %w", ErrProtocol, err)
 			}
-			if total.States != loaded {
-				return fmt.Errorf("%w: %d states arrived of %d", ErrProtocol, loaded, total.States)
+			if total.States != loaded || total.Conns != conns {
+				return fmt.Errorf("%w: %d states and %d connections arrived of %d and %d", ErrProtocol, loaded, conns, total.States, total.Conns)
 			}
 			step(stepNewLoaded)
 			return t.send(wire.Frame{Kind: wire.Ready})
@@ -467,6 +474,7 @@ func (t *takeover) hear() {
 		select {
 		case r, ok := <-t.frames:
 			if !ok || r.err != nil {
+				t.m.oldLives.Store(false)
 				t.m.log.Info("mitosis: the old process is gone", "predecessor", t.m.hello.Pid)
 				return
 			}

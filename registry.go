@@ -59,13 +59,17 @@ type Registry struct {
 	sockets   map[string]socket
 	inherited map[string]*inheritedSocket // not asked for yet
 	states    []namedState
-	deferred  []func() // what waits for the end of a split, if it fails
+	conns     map[string]*Conn
+	arrived   map[string]*arrivedConn // from the old generation, not asked for yet
+	readsShut bool                    // no Conn takes anything from its socket
+	sealed    bool                    // the set of connections does not change
+	deferred  []func()                // what waits for the end of a split, if it fails
 	cancel    context.CancelCauseFunc
 	killed    bool // an in-process child that its parent gave up
 
 	predecessor *wire.Link // to the old process
+	oldLives    atomic.Bool
 	hello       wire.Greeting
-	frames      <-chan received
 	successor   *wire.Link // to the new process, after the commit
 
 	done     chan struct{}
@@ -156,6 +160,8 @@ func newRegistry(options Options, in inheritance, launch launcher) (*Registry, e
 		phase:      warming,
 		sockets:    map[string]socket{},
 		inherited:  map[string]*inheritedSocket{},
+		conns:      map[string]*Conn{},
+		arrived:    map[string]*arrivedConn{},
 		done:       make(chan struct{}),
 		over:       make(chan struct{}),
 		requests:   make(chan request, 8),
@@ -396,8 +402,9 @@ func add[Inner any, Outer socket](m *Registry, name string, addr net.Addr, inner
 	return outer, nil
 }
 
-// Remove takes a socket out of the registry: it stays open, and this process
-// alone has it. The error matches ErrNotFound if there is none of that name. While
+// Remove takes a socket or connection out of the registry: it stays open, and this
+// process alone has it. A connection from the old generation that nobody has asked
+// for is closed. The error matches ErrNotFound if there is none of that name. While
 // a split is under way Remove waits for its outcome.
 func (m *Registry) Remove(name string) error {
 	m.mu.Lock()
@@ -410,6 +417,15 @@ func (m *Registry) Remove(name string) error {
 		s.meta().removed.Store(true)
 		s.open()
 		return nil
+	}
+	if c, ok := m.conns[name]; ok {
+		delete(m.conns, name)
+		c.removed.Store(true)
+		return nil
+	}
+	if a, ok := m.arrived[name]; ok {
+		delete(m.arrived, name)
+		return sys.CloseDescriptor(a.descriptor)
 	}
 	if _, ok := m.inherited[name]; ok {
 		return nil // the commit closes what nobody asked for
@@ -424,7 +440,10 @@ func (m *Registry) lockForChange(name string) error {
 	}
 	m.mu.Lock()
 	err := m.awaitNoSplit()
-	if _, taken := m.sockets[name]; err == nil && taken {
+	_, socket := m.sockets[name]
+	_, conn := m.conns[name]
+	_, arrived := m.arrived[name]
+	if err == nil && (socket || conn || arrived) {
 		err = ErrNameTaken
 	}
 	if err != nil {
@@ -490,7 +509,7 @@ func (m *Registry) close(s socket, shut func() error) error {
 }
 
 // Close ends this generation's use of the registry. The committed generation
-// closes every listener and packet conn, unlinks the paths of Unix sockets and the
+// closes every listener, packet conn and connection, unlinks the paths of Unix sockets and the
 // PID file; one that has been superseded, or was never ready, closes only its own
 // part. A split that is under way is given up. Signals get their default action
 // back.
@@ -510,7 +529,15 @@ func (m *Registry) Close() error {
 	sockets := m.sockets
 	unclaimed := m.inherited
 	m.sockets, m.inherited = map[string]socket{}, map[string]*inheritedSocket{}
+	conns, arrived := m.conns, m.arrived
+	m.conns, m.arrived = map[string]*Conn{}, map[string]*arrivedConn{}
 	m.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	for _, a := range arrived {
+		sys.CloseDescriptor(a.descriptor)
+	}
 
 	var errs []error
 	for _, s := range sockets {

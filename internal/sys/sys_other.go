@@ -47,3 +47,15 @@ func Start(string, []string, string, []string, []int) (*Process, error) {
 
 // Alive is not supported here.
 func Alive(int) bool { return true }
+
+// Options are the values of options of a socket.
+type Options []int
+
+// TCPOptions is not supported here.
+func TCPOptions(int) Options { return nil }
+
+// Restore does nothing here.
+func (Options) Restore(syscall.RawConn) error { return nil }
+
+// ShutdownUnlessReset does nothing here: there is never another process.
+func ShutdownUnlessReset(syscall.RawConn) {}

@@ -30,6 +30,7 @@ const (
 	State                    // old to new: one named state, with the reading end of its pipe
 	StateEnd                 // old to new: how many bytes that state had
 	Conns                    // old to new: live connections, with their descriptors
+	Data                     // old to new: the bytes of the connections in the last Conns, or of a Forward
 	Complete                 // old to new: all that moves has been sent
 	Ready                    // new to old: all that moved has arrived and was taken up
 	Commit                   // old to new, with the reading end of the pipe that holds the token
@@ -43,7 +44,7 @@ const (
 
 var kindNames = map[Kind]string{
 	Hello: "HELLO", Sockets: "SOCKETS", Join: "JOIN", Want: "WANT", State: "STATE", StateEnd: "STATEEND",
-	Conns: "CONNS", Complete: "COMPLETE", Ready: "READY", Commit: "COMMIT", Ack: "ACK", Forward: "FORWARD",
+	Conns: "CONNS", Data: "DATA", Complete: "COMPLETE", Ready: "READY", Commit: "COMMIT", Ack: "ACK", Forward: "FORWARD",
 	Refuse: "REFUSE", Settled: "SETTLED", Signal: "SIGNAL",
 }
 

@@ -1,0 +1,291 @@
+package mitosis
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bhuthesh/mitosis/internal/sys"
+)
+
+// flushTimeout bounds how long a closed connection is kept for what a slow peer
+// has not taken yet of bytes that an earlier generation had accepted.
+const flushTimeout = time.Minute
+
+// writeHalf is the writing side of a Conn.
+type writeHalf struct {
+	mu       sync.Mutex
+	changed  sync.Cond
+	shut     bool  // a cut is going on, and what is unsent has been counted
+	final    error // it is over, and why
+	deadline time.Time
+
+	unsent  []byte // taken over from the old generation, to be sent before anything else
+	closing bool   // CloseWrite was called while something was unsent
+	taken   bool   // the write under way goes to the next generation
+	bulk    bool   // ReadFrom lets the kernel move bytes
+
+	// Of the call that holds Conn.writing.
+	once    func(fd uintptr) bool
+	p       []byte
+	active  bool
+	begun   bool // it began before the cut
+	stopped bool // it found the gate shut
+	n       int
+	err     error
+}
+
+func (w *writeHalf) stop() bool { return w.final != nil || w.shut }
+
+func (c *Conn) write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	w := &c.w
+	w.mu.Lock()
+	w.p, w.n, w.begun, w.active, w.taken = p, 0, false, true, false
+	w.mu.Unlock()
+	for {
+		w.stopped, w.err = false, nil
+		err := c.rawWrite()
+		if err == nil && w.err == nil && !w.stopped {
+			return c.writeDone(nil)
+		}
+		again, err := c.writeStopped(err)
+		if !again {
+			return c.writeDone(err)
+		}
+	}
+}
+
+func (c *Conn) writeDone(err error) (int, error) {
+	w := &c.w
+	w.mu.Lock()
+	n := w.n
+	w.active, w.p = false, nil
+	w.mu.Unlock()
+	if err != nil {
+		err = c.operror("write", err)
+	}
+	return n, err
+}
+
+// writeStopped waits at the gate, and says whether the write should be tried again.
+func (c *Conn) writeStopped(err error) (again bool, _ error) {
+	w := &c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		err = w.err
+	}
+	waited := false
+	for w.shut && w.final == nil {
+		waited = true
+		w.changed.Wait()
+	}
+	switch {
+	case w.taken && errors.Is(w.final, ErrSuperseded):
+		w.n = len(w.p) // the next generation sends the rest
+		return false, nil
+	case w.final != nil:
+		return false, w.final
+	case w.stopped:
+		return true, nil
+	case waited && errors.Is(err, os.ErrDeadlineExceeded):
+		// The cut took the time away in which it could have written.
+		w.mu.Unlock()
+		c.raw.Control(func(fd uintptr) { c.writeOnce(fd) })
+		w.mu.Lock()
+		if w.err != nil {
+			return false, w.err
+		}
+		if w.n == len(w.p) && len(w.unsent) == 0 {
+			return false, nil
+		}
+	}
+	return false, err
+}
+
+// ReadFrom copies from src until its end, as io.ReaderFrom says. Where src is a
+// file the kernel moves the bytes, if it can; a cut may come in between.
+func (c *Conn) ReadFrom(src io.Reader) (int64, error) {
+	if n, ok, err := c.sendFile(src); ok {
+		return n, err
+	}
+	buffer := make([]byte, 32<<10)
+	var total int64
+	for {
+		n, err := src.Read(buffer)
+		if n > 0 {
+			written, werr := c.Write(buffer[:n])
+			total += int64(written)
+			if werr != nil {
+				return total, werr
+			}
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// sendFile lets the kernel send a file. When it is interrupted the offset of the
+// file says how far it came.
+func (c *Conn) sendFile(src io.Reader) (total int64, ok bool, err error) {
+	limited, isLimited := src.(*io.LimitedReader)
+	inner := src
+	if isLimited {
+		inner = limited.R
+	}
+	_, isFile := inner.(*os.File)
+	tcp, isTCP := c.inner.(*net.TCPConn)
+	if !isFile || !isTCP {
+		return 0, false, nil
+	}
+	if _, err := c.Write(nil); err != nil { // what an earlier generation left comes first
+		return 0, true, err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	w := &c.w
+	for {
+		w.mu.Lock()
+		for w.shut && w.final == nil {
+			w.changed.Wait()
+		}
+		if w.final != nil {
+			w.mu.Unlock()
+			return total, true, c.operror("write", w.final)
+		}
+		w.bulk = true
+		w.mu.Unlock()
+		n, err := tcp.ReadFrom(src)
+		total += n
+		w.mu.Lock()
+		cut := w.taken
+		w.bulk, w.taken = false, false
+		w.changed.Broadcast()
+		w.mu.Unlock()
+		if err == nil || !cut || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return total, true, err
+		}
+	}
+}
+
+// seal shuts the writing side and waits until nothing is half done that could not
+// be taken along. After it the Conn does not change until open or supersede.
+func (c *Conn) seal(ctx context.Context) error {
+	w := &c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shut = true
+	if w.bulk {
+		w.taken = true
+		c.inner.SetWriteDeadline(past)
+		if err := waitFor(ctx, &w.changed, func() bool { return !w.bulk }); err != nil {
+			return err
+		}
+		c.inner.SetWriteDeadline(w.deadline)
+	}
+	w.taken = w.active && w.begun
+	return nil
+}
+
+// toSend returns what the next generation has to send first, with w.mu held.
+func (w *writeHalf) toSend() []byte {
+	if !w.taken || w.n == len(w.p) {
+		return w.unsent
+	}
+	return slices.Concat(w.unsent, w.p[w.n:])
+}
+
+// flush sends what was taken over, in the background.
+func (c *Conn) flush() {
+	if _, err := c.write(nil); err != nil {
+		return // SetWriteDeadline and Write try again
+	}
+	c.w.mu.Lock()
+	closing := c.w.closing && c.w.final == nil
+	c.w.closing = false
+	c.w.mu.Unlock()
+	if closing {
+		c.inner.CloseWrite()
+	}
+}
+
+func (c *Conn) closeWrite() error {
+	w := &c.w
+	w.mu.Lock()
+	for w.shut && w.final == nil {
+		w.changed.Wait()
+	}
+	final, later := w.final, len(w.unsent) > 0
+	w.closing = w.closing || later
+	w.mu.Unlock()
+	if final != nil {
+		return c.operror("close", final)
+	}
+	if later {
+		go c.flush()
+		return nil
+	}
+	return c.inner.CloseWrite()
+}
+
+// shut ends both halves for a Close.
+func (c *Conn) shut() error {
+	c.w.mu.Lock()
+	for c.w.shut && c.w.final == nil {
+		c.w.changed.Wait()
+	}
+	err := c.w.final
+	if err == nil {
+		c.w.final = net.ErrClosed
+		c.w.changed.Broadcast()
+	}
+	c.w.mu.Unlock()
+	if err == nil {
+		c.endRead(net.ErrClosed)
+	}
+	return err
+}
+
+func (c *Conn) endRead(err error) {
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	if c.r.final == nil {
+		c.r.final = err
+		c.r.changed.Broadcast()
+	}
+}
+
+// closeInner closes the socket. What an earlier generation had accepted for
+// sending is sent before.
+func (c *Conn) closeInner() error {
+	c.w.mu.Lock()
+	unsent := c.w.unsent
+	c.w.mu.Unlock()
+	if len(unsent) > 0 {
+		c.inner.SetReadDeadline(past)
+		c.inner.SetWriteDeadline(time.Now().Add(flushTimeout))
+		go func() {
+			c.writing.Lock() // a Write that was under way has returned
+			defer c.writing.Unlock()
+			c.inner.Write(unsent)
+			c.inner.Close()
+		}()
+		return nil
+	}
+	if c.inherited && c.registry.predecessorLives() {
+		// The old process may not have closed its descriptor yet, and would delay the end.
+		sys.ShutdownUnlessReset(c.raw)
+	}
+	return c.inner.Close()
+}
