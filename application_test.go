@@ -79,6 +79,7 @@ type application struct {
 	sockets map[string]any
 
 	mu          sync.Mutex
+	command     string // one of commandHooks
 	steps       map[string]string
 	held        map[string]chan struct{}
 	requests    int
@@ -286,6 +287,17 @@ func init() {
 		a.serve()
 		return "", nil
 	}
+	functions["change the command"] = func(a *application, args []string) (string, error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.command = args[0]
+		return "", nil
+	}
+	functions["be patient"] = func(a *application, _ []string) (string, error) {
+		o := &a.m.options
+		o.ReadyTimeout, o.FreezeTimeout, o.StateTimeout, o.CommitTimeout = bound, bound, bound, bound
+		return "", nil
+	}
 	functions["generation"] = func(a *application, _ []string) (string, error) {
 		return fmt.Sprint(a.m.Generation()), nil
 	}
@@ -310,7 +322,7 @@ func (a *application) options() Options {
 		PIDFile: planned.PIDFile, Logger: a.log,
 	}
 	// Nothing may expire on a busy machine that a test does not want to expire.
-	for _, limit := range []*time.Duration{&o.FreezeTimeout, &o.CommitTimeout} {
+	for _, limit := range []*time.Duration{&o.ReadyTimeout, &o.FreezeTimeout, &o.StateTimeout, &o.CommitTimeout} {
 		if *limit == 0 {
 			*limit = bound
 		}
@@ -318,8 +330,15 @@ func (a *application) options() Options {
 	if planned.NoSignals {
 		o.SplitSignals, o.StopSignals = []os.Signal{}, []os.Signal{}
 	}
-	if planned.Command != "" {
-		o.Command = func(c *Command) error { return commandHooks[planned.Command](c, planned.CommandValue) }
+	if a.command = planned.Command; a.command != "" {
+		o.Command = func(c *Command) error {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if hook := commandHooks[a.command]; hook != nil {
+				return hook(c, planned.CommandValue)
+			}
+			return nil
+		}
 	}
 	o.ListenConfig.KeepAlive = planned.KeepAlive
 	return o
