@@ -1,7 +1,10 @@
 package variants
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -68,7 +71,22 @@ func (s *goService) Stop() error {
 	s.mu.Lock()
 	known := slices.Clone(s.known)
 	s.mu.Unlock()
-	return s.program.end(s.newest(), syscall.SIGTERM, known)
+	return errors.Join(s.program.end(s.newest(), syscall.SIGTERM, known), s.complaint())
+}
+
+// complaint returns what a process has written of itself if that must never be: a panic, or a data race
+// when this program was built to look for them.
+func (s *goService) complaint() error {
+	written, err := os.ReadFile(s.program.output)
+	if err != nil {
+		return err
+	}
+	for _, sign := range []string{"panic:", "fatal error:", "WARNING: DATA RACE"} {
+		if at := bytes.Index(written, []byte(sign)); at >= 0 {
+			return fmt.Errorf("a process wrote: %s", written[at:min(at+4000, len(written))])
+		}
+	}
+	return nil
 }
 
 func (s *goService) newest() int {
