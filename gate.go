@@ -160,3 +160,10 @@ func (g *gate) setUserDeadline(t time.Time) error {
 	}
 	return g.setDeadline(t)
 }
+
+// endedWith says whether the gate is over because of err.
+func (g *gate) endedWith(err error) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Is(g.final, err)
+}

@@ -35,7 +35,8 @@ type Listener struct {
 	gate  *gate
 
 	mu        sync.Mutex
-	forwarded []net.Conn // by the old generation, for Accept
+	forwarded []net.Conn        // by the old generation, for Accept
+	parked    map[net.Conn]bool // those on which nothing has come yet
 }
 
 // newListener wraps inner. Its gate is shut until the registry opens it.
@@ -91,6 +92,7 @@ func (l *Listener) nextForwarded() net.Conn {
 func (l *Listener) Close() error {
 	if err := l.registry.close(l, func() error {
 		l.gate.end(net.ErrClosed)
+		l.dropForwarded()
 		return l.inner.Close()
 	}); err != nil {
 		return l.operror("close", err)
@@ -132,10 +134,12 @@ func (l *Listener) open()                                 { l.gate.open() }
 func (l *Listener) supersede() {
 	l.gate.end(handedOver)
 	l.inner.Close()
+	l.forwardRest()
 }
 
 func (l *Listener) discard() error {
 	l.gate.end(net.ErrClosed)
+	l.dropForwarded()
 	return l.inner.Close()
 }
 

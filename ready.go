@@ -478,6 +478,12 @@ func (t *takeover) hear() {
 				t.m.log.Info("mitosis: the old process is gone", "predecessor", t.m.hello.Pid)
 				return
 			}
+			if r.Kind == wire.Forward {
+				if err := t.takeForwarded(r.Frame); err != nil {
+					t.m.log.Error("mitosis: forwarded connection", "error", err)
+				}
+				continue
+			}
 			wire.CloseDescriptors(r.Descriptors)
 			if r.Kind == wire.Signal {
 				var notice wire.Notice

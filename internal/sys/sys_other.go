@@ -59,3 +59,6 @@ func (Options) Restore(syscall.RawConn) error { return nil }
 
 // ShutdownUnlessReset does nothing here: there is never another process.
 func ShutdownUnlessReset(syscall.RawConn) {}
+
+// AwaitReadable is not supported here.
+func AwaitReadable(syscall.Conn) error { return errors.ErrUnsupported }

@@ -43,23 +43,26 @@ func (l *Link) Close() error {
 	return err
 }
 
-// Send writes one frame. The descriptors are borrowed for the call.
-func (l *Link) Send(f Frame) error {
-	if err := f.check(); err != nil {
-		return err
-	}
+// Send writes frames, with no other sender's between them. The descriptors are
+// borrowed for the call.
+func (l *Link) Send(frames ...Frame) error {
 	l.sending.Lock()
 	defer l.sending.Unlock()
-	l.out = append(f.appendHeader(l.out[:0]), f.Payload...)
-	n, err := l.writeFirst(l.out, f.Descriptors)
-	if err == nil && n < len(l.out) {
-		_, err = l.conn.Write(l.out[n:])
-	}
-	if cap(l.out) > 64<<10 {
-		l.out = nil
-	}
-	if err != nil {
-		return fmt.Errorf("send %v: %w", f.Kind, err)
+	for _, f := range frames {
+		if err := f.check(); err != nil {
+			return err
+		}
+		l.out = append(f.appendHeader(l.out[:0]), f.Payload...)
+		n, err := l.writeFirst(l.out, f.Descriptors)
+		if err == nil && n < len(l.out) {
+			_, err = l.conn.Write(l.out[n:])
+		}
+		if cap(l.out) > 64<<10 {
+			l.out = nil
+		}
+		if err != nil {
+			return fmt.Errorf("send %v: %w", f.Kind, err)
+		}
 	}
 	return nil
 }
