@@ -114,17 +114,14 @@ func (m *Registry) predecessorLives() bool { return m.oldLives.Load() }
 
 // takeArrived makes a Conn of a descriptor, with m.mu held.
 func (m *Registry) takeArrived(name string) (*Conn, error) {
-	a, ok := m.arrived[name]
-	if !ok {
-		return nil, ErrNotFound
-	}
 	for m.sealed {
 		m.changed.Wait()
 		if err := m.connsExist(); err != nil {
 			return nil, err
 		}
 	}
-	if a, ok = m.arrived[name]; !ok {
+	a, ok := m.arrived[name]
+	if !ok {
 		return nil, ErrNotFound
 	}
 	inner, err := rebuildConn(a.descriptor)

@@ -89,7 +89,7 @@ func (o *Options) setDefaults() error {
 		{"CommitTimeout", &o.CommitTimeout, 5 * time.Second},
 	} {
 		if *limit.value < 0 {
-			return fmt.Errorf("Options.%s is negative: %v", limit.name, *limit.value)
+			return fmt.Errorf("negative Options.%s: %v", limit.name, *limit.value)
 		}
 		if *limit.value == 0 {
 			*limit.value = limit.standard
@@ -107,7 +107,7 @@ func (o *Options) setDefaults() error {
 	if o.PIDFile != "" {
 		path, err := absolutePath(o.PIDFile)
 		if err != nil {
-			return fmt.Errorf("Options.PIDFile: %w", err)
+			return fmt.Errorf("path of the PID file: %w", err)
 		}
 		o.PIDFile = path
 	}
