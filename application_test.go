@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,7 @@ type plan struct {
 	Idle     bool          `json:",omitempty"` // nothing is accepted or read until the call "serve"
 	Deaf     bool          `json:",omitempty"` // Wait waits for the call "wait"
 	Stay     bool          `json:",omitempty"` // it does not exit when its part is over
+	Trace    bool          `json:",omitempty"` // it reports the steps of a split
 }
 
 // plannedOptions are the Options of a process.
@@ -230,13 +232,20 @@ func (a *application) step(name string) {
 	action := a.steps[name]
 	delete(a.steps, name)
 	a.mu.Unlock()
+	if a.plan.Trace {
+		a.report("step", name, nil)
+	}
 	switch action {
 	case "kill":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	case "stop":
+		// The signal may stop this thread a little later than others.
+		continued := make(chan os.Signal, 1)
+		signal.Notify(continued, syscall.SIGCONT)
 		a.report("stopped", name, nil)
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-continued
 	case "exit":
 		os.Exit(3)
 	case "panic":

@@ -63,6 +63,7 @@ type program struct {
 	t       testing.TB
 	name    string
 	first   *exec.Cmd
+	reaped  chan struct{} // if it is not nil: the first process is not reaped before it is closed
 	exited  chan struct{} // the first process has been reaped
 	started chan *generation
 
@@ -261,6 +262,9 @@ func (g *program) launch(change ...func(*exec.Cmd)) {
 		}
 	}()
 	go func() {
+		if g.reaped != nil {
+			<-g.reaped
+		}
 		g.first.Wait()
 		close(g.exited)
 	}()

@@ -22,6 +22,9 @@ func listenTo(how, network, address string) func(*plan) {
 // warm changes a plan: Ready waits for the call "release", "ready".
 func warm(p *plan) { p.Warm = true }
 
+// idle changes a plan: nothing is accepted or read until the call "serve".
+func idle(p *plan) { p.Idle = true }
+
 // temporary returns a directory whose name is short enough for a Unix socket.
 func temporary(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "mitosis")

@@ -59,9 +59,8 @@ func (m *Registry) exchange(in inheritance) error {
 		return fmt.Errorf("%w: the old process (pid %d) speaks %d to %d, this program %d to %d", ErrVersion,
 			in.hello.Pid, in.hello.MinVersion, in.hello.MaxVersion, wire.MinVersion, wire.MaxVersion)
 	}
-	if pid := int(in.hello.Pid); pid != os.Getppid() && pid != os.Getpid() && sys.Alive(pid) {
-		return fmt.Errorf("%w: this process (pid %d) was not started by the old one (pid %d) itself; a wrapper has to exec the program", ErrEnvironment, os.Getpid(), pid)
-	}
+	old := int(in.hello.Pid)
+	stranger := old != os.Getppid() && old != os.Getpid() // or the old process is dead
 	sockets, err := m.receiveSockets(in.sockets)
 	if err != nil {
 		return err
@@ -80,8 +79,11 @@ func (m *Registry) exchange(in inheritance) error {
 	if err != nil {
 		return err
 	}
-	if err := m.predecessor.Send(frame); err != nil && !isLost(err) {
+	switch err := m.predecessor.Send(frame); {
+	case err != nil && !isLost(err):
 		return err
+	case err == nil && stranger:
+		return fmt.Errorf("%w: this process (pid %d) was not started by the old one (pid %d) itself; a wrapper has to exec the program", ErrEnvironment, os.Getpid(), old)
 	}
 	step(stepNewJoined)
 	m.log.Info("mitosis: warming up", "predecessor", in.hello.Pid, "sockets", len(sockets))

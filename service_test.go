@@ -132,6 +132,9 @@ func (a *application) receive(pc net.PacketConn) {
 }
 
 func init() {
+	functions["count"] = func(a *application, _ []string) (string, error) {
+		return a.reply("count"), nil
+	}
 	functions["address"] = func(a *application, args []string) (string, error) {
 		switch s := a.socket(args[0]).(type) {
 		case net.Listener:

@@ -45,9 +45,6 @@ func Start(string, []string, string, []string, []int) (*Process, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// Alive is not supported here.
-func Alive(int) bool { return true }
-
 // Options are the values of options of a socket.
 type Options []int
 

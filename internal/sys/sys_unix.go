@@ -141,12 +141,6 @@ func Start(path string, argv []string, dir string, env []string, files []int) (*
 	return &Process{pid: pid, proc: proc}, nil
 }
 
-// Alive says whether a process of that number exists.
-func Alive(pid int) bool {
-	err := unix.Kill(pid, 0)
-	return err == nil || errors.Is(err, unix.EPERM)
-}
-
 // AwaitReadable waits until something can be read from c, its end included, and
 // takes nothing.
 func AwaitReadable(c syscall.Conn) error {
