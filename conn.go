@@ -57,9 +57,9 @@ type streamConn interface {
 //
 // # Writing
 //
-// During the cut Write waits. One that was under way, on a slow peer, leaves the
-// rest to the next generation, which sends it before anything else, and returns
-// with success. Close waits for the outcome, too.
+// When a cut begins, a Write that waits for a slow peer returns with success: the
+// rest is sent by the next generation, before anything else, or by this one if the
+// split fails. Once everything is at rest Write and Close wait for the outcome.
 //
 // After the commit, every call in the old generation returns an error that matches
 // both net.ErrClosed and ErrSuperseded; the peer notices nothing. If the split

@@ -194,9 +194,10 @@ func (c *Conn) open() {
 	c.r.mu.Unlock()
 	c.w.mu.Lock()
 	if c.w.shut {
-		c.w.shut, c.w.taken = false, false
+		c.w.shut = false
 		c.w.changed.Broadcast()
 	}
+	c.w.absorb = false
 	unsent := len(c.w.unsent) > 0
 	c.w.mu.Unlock()
 	if unsent {
@@ -300,7 +301,7 @@ func (c *Conn) leaving() leaving {
 	l.record.ReadDeadline = deadlineNanoseconds(c.r.deadline)
 	c.r.mu.Unlock()
 	c.w.mu.Lock()
-	l.unsent = c.w.toSend()
+	l.unsent = c.w.unsent
 	l.record.WriteDeadline = deadlineNanoseconds(c.w.deadline)
 	if c.w.closing {
 		l.record.Flags |= wire.ClosingFlag

@@ -213,12 +213,13 @@ func (c *Conn) mark(unread []byte) error {
 // freeze shuts the reading side: nothing more is taken from the socket.
 func (c *Conn) freeze() {
 	c.r.mu.Lock()
-	defer c.r.mu.Unlock()
 	c.r.shut = true
 	if c.r.bulk {
 		c.r.cut = true
 		c.inner.SetReadDeadline(past)
 	}
+	c.r.mu.Unlock()
+	c.beginAbsorbing()
 }
 
 // awaitFrozen waits until what was read has been dealt with.

@@ -40,11 +40,22 @@ func split(t testing.TB, m *mitosis.Registry) *mitosis.Registry {
 	return next
 }
 
-// failSplit splits into a generation whose Load fails, when all is frozen.
+// failSplit splits into a generation that exits before it is ready.
 func failSplit(t testing.TB, m *mitosis.Registry) {
 	t.Helper()
 	_, err := mitosistest.Split(t, m, func(m *mitosis.Registry) error { return fmt.Errorf("no") })
 	require.ErrorIs(t, err, mitosis.ErrChildExited)
+}
+
+// failSplitAtTheCut splits into a generation whose Load fails, when all is frozen.
+func failSplitAtTheCut(t testing.TB, m *mitosis.Registry) {
+	t.Helper()
+	_, err := mitosistest.Split(t, m, func(m *mitosis.Registry) error {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		return m.Ready(ctx)
+	})
+	require.Error(t, err)
 }
 
 // connect returns a managed connection and its peer.
@@ -163,6 +174,7 @@ func TestEveryByteArrivesOnceThroughContinuousSplits(t *testing.T) {
 				case <-time.After(time.Duration(rand.IntN(3000)) * time.Microsecond): // let some traffic pass
 				}
 				failSplit(t, m)
+				failSplitAtTheCut(t, m)
 				m = split(t, m)
 				<-done
 			}
@@ -249,6 +261,37 @@ func TestAWriteThatWaitsForASlowPeerIsFinishedByTheNextGeneration(t *testing.T) 
 	all, err := io.ReadAll(peer)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(append(big[1:], "the end"...), all))
+}
+
+// TestAPeerThatTakesNothingHoldsUpNoSplit has a reader that cannot come back to
+// Read, because it writes to a peer that does not read.
+func TestAPeerThatTakesNothingHoldsUpNoSplit(t *testing.T) {
+	t.Parallel()
+	m := start(t, quiet)
+	c, peer := connect(t, m, "stalled", "tcp")
+	answer := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	go func() {
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			c.Write(answer)
+			c.Read(make([]byte, 1))
+		}
+	}()
+	_, err := io.WriteString(peer, "x")
+	require.NoError(t, err)
+	first := make([]byte, 1)
+	_, err = io.ReadFull(peer, first) // the answer is under way
+	require.NoError(t, err)
+	failSplitAtTheCut(t, m)
+	m = split(t, m)
+	next, err := m.Conn("stalled")
+	require.NoError(t, err)
+	go func() {
+		io.WriteString(next, "the end")
+		next.CloseWrite()
+	}()
+	all, err := io.ReadAll(peer)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(append(answer[1:], "the end"...), all))
 }
 
 func TestOldCallsAfterTheCommitSayWhoHasTheConnection(t *testing.T) {

@@ -5,6 +5,7 @@ package mitosis
 import (
 	"io"
 	"os"
+	"slices"
 	"syscall"
 )
 
@@ -56,12 +57,14 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 		w.stopped = true
 		return true
 	}
-	w.begun = true
+	if w.absorbed {
+		return true
+	}
 	for len(w.unsent) > 0 {
 		n, err := writeSome(fd, w.unsent)
 		w.unsent = w.unsent[n:]
 		if err == syscall.EAGAIN {
-			return false
+			return w.absorbRest()
 		}
 		if err != nil {
 			w.err = os.NewSyscallError("write", err)
@@ -72,7 +75,7 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 		n, err := writeSome(fd, w.p[w.n:])
 		w.n += n
 		if err == syscall.EAGAIN {
-			return false
+			return w.absorbRest()
 		}
 		if err != nil {
 			w.err = os.NewSyscallError("write", err)
@@ -80,6 +83,16 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// absorbRest takes the rest of the write along, if a cut has begun, and says
+// whether it did.
+func (w *writeHalf) absorbRest() bool {
+	if w.absorb {
+		w.unsent = slices.Concat(w.unsent, w.p[w.n:])
+		w.n = len(w.p)
+	}
+	return w.absorb
 }
 
 // writeSome writes to the socket once. Systems limit one write to 1 or 2 GiB.

@@ -13,28 +13,28 @@ import (
 	"github.com/bhuthesh/mitosis/internal/sys"
 )
 
-// flushTimeout bounds how long a closed connection is kept for what a slow peer
-// has not taken yet of bytes that an earlier generation had accepted.
+// flushTimeout bounds how long a closed connection is kept for bytes that Write had
+// accepted during a cut and that a slow peer has not taken yet.
 const flushTimeout = time.Minute
 
 // writeHalf is the writing side of a Conn.
 type writeHalf struct {
 	mu       sync.Mutex
 	changed  sync.Cond
-	shut     bool  // a cut is going on, and what is unsent has been counted
+	absorb   bool  // a cut begins: what the peer does not take at once becomes unsent
+	shut     bool  // what is unsent has been counted
 	final    error // it is over, and why
 	deadline time.Time
 
-	unsent  []byte // taken over from the old generation, to be sent before anything else
-	closing bool   // CloseWrite was called while something was unsent
-	taken   bool   // the write under way goes to the next generation
-	bulk    bool   // ReadFrom lets the kernel move bytes
+	unsent   []byte // accepted, and to be sent before anything else
+	closing  bool   // CloseWrite was called while something was unsent
+	absorbed bool   // the rest of the write under way became unsent
+	bulk     bool   // ReadFrom lets the kernel move bytes
+	cut      bool   // and was interrupted by a cut
 
 	// Of the call that holds Conn.writing.
 	once    func(fd uintptr) bool
 	p       []byte
-	active  bool
-	begun   bool // it began before the cut
 	stopped bool // it found the gate shut
 	n       int
 	err     error
@@ -47,7 +47,7 @@ func (c *Conn) write(p []byte) (int, error) {
 	defer c.writing.Unlock()
 	w := &c.w
 	w.mu.Lock()
-	w.p, w.n, w.begun, w.active, w.taken = p, 0, false, true, false
+	w.p, w.n = p, 0
 	w.mu.Unlock()
 	for {
 		w.stopped, w.err = false, nil
@@ -66,7 +66,11 @@ func (c *Conn) writeDone(err error) (int, error) {
 	w := &c.w
 	w.mu.Lock()
 	n := w.n
-	w.active, w.p = false, nil
+	w.p = nil
+	if w.absorbed {
+		w.absorbed, err = false, nil
+		c.inner.SetWriteDeadline(w.deadline)
+	}
 	w.mu.Unlock()
 	if err != nil {
 		err = c.operror("write", err)
@@ -82,15 +86,15 @@ func (c *Conn) writeStopped(err error) (again bool, _ error) {
 	if err == nil {
 		err = w.err
 	}
+	if w.absorbed {
+		return false, nil
+	}
 	waited := false
 	for w.shut && w.final == nil {
 		waited = true
 		w.changed.Wait()
 	}
 	switch {
-	case w.taken && errors.Is(w.final, ErrSuperseded):
-		w.n = len(w.p) // the next generation sends the rest
-		return false, nil
 	case w.final != nil:
 		return false, w.final
 	case w.stopped:
@@ -169,8 +173,8 @@ func (c *Conn) sendFile(src io.Reader) (total int64, ok bool, err error) {
 		n, err := tcp.ReadFrom(src)
 		total += n
 		w.mu.Lock()
-		cut := w.taken
-		w.bulk, w.taken = false, false
+		cut := w.cut
+		w.bulk, w.cut = false, false
 		w.changed.Broadcast()
 		w.mu.Unlock()
 		if err == nil || !cut || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -187,26 +191,33 @@ func (c *Conn) seal(ctx context.Context) error {
 	defer w.mu.Unlock()
 	w.shut = true
 	if w.bulk {
-		w.taken = true
+		w.cut = true
 		c.inner.SetWriteDeadline(past)
 		if err := waitFor(ctx, &w.changed, func() bool { return !w.bulk }); err != nil {
 			return err
 		}
 		c.inner.SetWriteDeadline(w.deadline)
 	}
-	w.taken = w.active && w.begun
 	return nil
 }
 
-// toSend returns what the next generation has to send first, with w.mu held.
-func (w *writeHalf) toSend() []byte {
-	if !w.taken || w.n == len(w.p) {
-		return w.unsent
+// beginAbsorbing lets writes end at once, so that a slow peer holds nobody up who
+// has to come to rest: what it does not take becomes unsent, to be sent by the one
+// who has the connection afterwards.
+func (c *Conn) beginAbsorbing() {
+	w := &c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.absorb = true
+	if w.n < len(w.p) && !w.absorbed {
+		w.unsent = slices.Concat(w.unsent, w.p[w.n:])
+		w.n = len(w.p)
+		w.absorbed = true
+		c.inner.SetWriteDeadline(past) // wakes it; writeDone puts the deadline back
 	}
-	return slices.Concat(w.unsent, w.p[w.n:])
 }
 
-// flush sends what was taken over, in the background.
+// flush sends what is unsent, in the background.
 func (c *Conn) flush() {
 	if _, err := c.write(nil); err != nil {
 		return // SetWriteDeadline and Write try again
