@@ -373,7 +373,7 @@ func (m *Registry) AddFile(name string, f *os.File) error {
 	if f == nil {
 		return fmt.Errorf("mitosis: add file %q: %w", name, os.ErrInvalid)
 	}
-	fd, err := sys.Duplicate(f) // shows now what would fail at the split
+	fd, err := duplicateFile(f) // shows now what would fail at the split
 	if err == nil {
 		sys.CloseDescriptor(fd)
 	} else if !errors.Is(err, errUnsupported) {

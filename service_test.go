@@ -67,6 +67,10 @@ func (a *application) openSocket(s plannedSocket) error {
 				socket, err = f, a.m.AddFile(s.Name, f)
 			}
 		}
+	case "inherited file":
+		socket, err = a.m.File(s.Name)
+	case "pipe":
+		return a.openPlannedPipe(s)
 	default:
 		err = fmt.Errorf("unknown way to open a socket: %q", s.How)
 	}
