@@ -337,7 +337,7 @@ func (s *split) send(ctx context.Context, frame wire.Frame) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
-		return s.lastWords(err)
+		return s.lastWords(err, wire.Refuse, nil)
 	case ctx.Err() != nil:
 		return s.ended(ctx)
 	}
@@ -353,7 +353,10 @@ func (s *split) await(ctx context.Context, kind wire.Kind, v any) error {
 		}
 		return s.expect(r, kind, v)
 	case <-ctx.Done():
-		return s.ended(ctx)
+		if cause := context.Cause(ctx); !errors.Is(cause, errChildGone) {
+			return cause
+		}
+		return s.lastWords(errChildGone, kind, v) // it may have answered before it ended
 	}
 }
 
@@ -386,25 +389,25 @@ func (s *split) expect(r received, kind wire.Kind, v any) error {
 func (s *split) ended(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errChildGone) {
-		return s.lastWords(cause)
+		return s.lastWords(cause, wire.Refuse, nil)
 	}
 	return cause
 }
 
-// lastWords reads what a child wrote before it went away, and returns err if that
-// gives no reason.
-func (s *split) lastWords(err error) error {
+// lastWords reads what a child wrote before it went away: the frame that is
+// awaited, or a reason why there is none. Without either it returns err.
+func (s *split) lastWords(err error, kind wire.Kind, v any) error {
 	enough := time.After(time.Second)
 	for {
 		select {
 		case r, ok := <-s.frames:
-			if !ok || r.err != nil {
+			switch {
+			case !ok || r.err != nil:
 				return errors.Join(errChildGone, err)
+			case r.Kind == kind || r.Kind == wire.Refuse:
+				return s.expect(r, kind, v)
 			}
-			var refused *RefusedError
-			if reason := s.expect(r, wire.Refuse, nil); errors.As(reason, &refused) {
-				return refused
-			}
+			wire.CloseDescriptors(r.Descriptors)
 		case <-enough: // it closed a pipe and lives on
 			return err
 		}
@@ -472,7 +475,7 @@ func (s *split) save(ctx context.Context, name string, state State) error {
 		return s.ended(ctx)
 	}
 	if errors.Is(err, syscall.EPIPE) {
-		return s.lastWords(err)
+		return s.lastWords(err, wire.Refuse, nil)
 	}
 	if err != nil {
 		return err
