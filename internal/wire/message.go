@@ -48,7 +48,8 @@ func (g Greeting) Frame() Frame {
 	return Frame{Kind: Hello, Payload: b}
 }
 
-// DecodeHello decodes the bytes of a whole Hello frame, header included.
+// DecodeHello decodes the bytes of a Hello frame, header included. HelloSize bytes
+// are enough, however long the frame is.
 func DecodeHello(b []byte) (Greeting, error) {
 	if len(b) < headerSize {
 		return Greeting{}, fmt.Errorf("%w: HELLO of %d bytes", ErrMalformed, len(b))
@@ -60,10 +61,10 @@ func DecodeHello(b []byte) (Greeting, error) {
 	if h.kind != Hello || h.descriptors != 0 {
 		return Greeting{}, fmt.Errorf("%w: %v where HELLO was expected", ErrMalformed, h.kind)
 	}
-	if len(b)-headerSize < h.length {
+	if len(b)-headerSize < min(h.length, greetingSize) {
 		return Greeting{}, fmt.Errorf("%w: truncated HELLO", ErrMalformed)
 	}
-	return decodeGreeting(b[headerSize : headerSize+h.length])
+	return decodeGreeting(b[headerSize:min(len(b), headerSize+h.length)])
 }
 
 // decodeGreeting accepts a longer payload than it knows: a later version may add
