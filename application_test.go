@@ -88,6 +88,7 @@ type application struct {
 	values      map[string]*string
 	locks       map[string]*sync.Mutex
 	connections sync.WaitGroup
+	loops       sync.WaitGroup // of accept and receive
 
 	answering sync.WaitGroup
 
@@ -213,6 +214,7 @@ func (a *application) run() {
 	}
 	a.connections.Wait()
 	m.Close()
+	a.loops.Wait()
 	a.answering.Wait()
 	os.Exit(0)
 }
@@ -246,6 +248,7 @@ func (a *application) step(name string) {
 		a.report("stopped", name, nil)
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 		<-continued
+		a.report("continued", name, nil)
 	case "exit":
 		os.Exit(3)
 	case "panic":

@@ -13,6 +13,7 @@ import (
 
 // What can become of a new process in place of Init.
 func init() {
+	fates["wait"] = func(a *application) { a.hold("fate", "held") }
 	fates["exit 0"] = func(*application) { os.Exit(0) }
 	fates["exit 3"] = func(*application) { os.Exit(3) }
 	fates["panic"] = func(*application) { panic("a new process that panics") }

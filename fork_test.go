@@ -263,10 +263,7 @@ func TestASplitCanBeCancelledInEveryPhase(t *testing.T) {
 		first := start(t, web())
 		watcher := watch(first)
 		first.do("lock", "requests")
-		cancelled(t, first, watcher, "freeze", func() {
-			first.generation()
-			first.awaitLog(`"phase":"freeze"`)
-		}, "requests")
+		cancelled(t, first, watcher, "freeze", func() { first.generation() }, "requests")
 	})
 	t.Run("transfer, Save", func(t *testing.T) {
 		t.Parallel()
@@ -285,6 +282,7 @@ func cancelled(t *testing.T, first *generation, watcher *bystander, phase string
 	t.Helper()
 	done := first.begin("split")
 	there()
+	first.awaitLog(`"phase":"` + phase + `"`)
 	first.do("cancel")
 	for i, name := range undo {
 		if name != "" {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -43,6 +44,7 @@ func TestMain(m *testing.M) {
 		runProgram(config)
 	}
 	becomeSubreaper()
+	flag.Set("test.parallel", "8") // most of them wait; the command line overrides it
 	code := m.Run()
 	if pid, _ := unix.Wait4(-1, nil, unix.WNOHANG, nil); pid >= 0 {
 		fmt.Println("a process has been left behind")
@@ -322,6 +324,24 @@ func (p *generation) kill() {
 func (p *generation) signal(s syscall.Signal) {
 	p.t.Helper()
 	require.NoError(p.t, syscall.Kill(p.pid, s))
+}
+
+// goOn lets a process go on that has stopped itself, or is about to.
+func (p *generation) goOn() {
+	p.t.Helper()
+	continued := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-continued:
+				return
+			case <-time.After(5 * time.Millisecond):
+				syscall.Kill(p.pid, syscall.SIGCONT)
+			}
+		}
+	}()
+	defer close(continued)
+	p.await("continued")
 }
 
 // awaitClosed waits for an event that has to come.

@@ -95,14 +95,17 @@ func (a *application) serve() {
 	for _, socket := range a.sockets {
 		switch socket := socket.(type) {
 		case net.Listener:
+			a.loops.Add(1)
 			go a.accept(socket)
 		case net.PacketConn:
+			a.loops.Add(1)
 			go a.receive(socket)
 		}
 	}
 }
 
 func (a *application) accept(ln net.Listener) {
+	defer a.loops.Done()
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -124,6 +127,7 @@ func (a *application) accept(ln net.Listener) {
 }
 
 func (a *application) receive(pc net.PacketConn) {
+	defer a.loops.Done()
 	b := make([]byte, 64<<10)
 	for {
 		n, from, err := pc.ReadFrom(b)
