@@ -74,6 +74,7 @@ type Registry struct {
 
 	done     chan struct{}
 	over     chan struct{} // Close was called
+	passedOn chan struct{} // after the commit: no signal will be passed on any more
 	signals  *signals
 	requests chan request // that came over the link from the old process
 }
@@ -164,6 +165,7 @@ func newRegistry(options Options, in inheritance, launch launcher) (*Registry, e
 		arrived:    map[string]*arrivedConn{},
 		done:       make(chan struct{}),
 		over:       make(chan struct{}),
+		passedOn:   make(chan struct{}),
 		requests:   make(chan request, 8),
 	}
 	m.changed.L = &m.mu
@@ -560,12 +562,14 @@ func (m *Registry) Close() error {
 	if last != draining {
 		close(m.done)
 	}
-	close(m.over)
 	m.signals.stop()
+	close(m.over)
 	if m.predecessor != nil {
 		m.predecessor.Close()
 	}
 	if m.successor != nil {
+		m.successor.SetWriteDeadline(time.Now().Add(time.Second)) // it may be stopped
+		<-m.passedOn
 		m.successor.Close()
 	}
 	m.release()

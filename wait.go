@@ -55,6 +55,13 @@ type request struct{ stop bool }
 func (m *Registry) Wait(ctx context.Context) error {
 	err := m.wait(ctx)
 	signal.Stop(m.signals.stopping)
+	if errors.Is(err, ErrSuperseded) {
+		select {
+		case <-m.signals.stopping: // it came before its default action was back
+			m.passOn(request{stop: true})
+		default:
+		}
+	}
 	return fmt.Errorf("mitosis: wait: %w", err)
 }
 
@@ -73,16 +80,36 @@ func (m *Registry) wait(ctx context.Context) error {
 			return context.Cause(ctx)
 		case r := <-m.requests:
 			if r.stop {
-				return fmt.Errorf("%w: signal passed on by the old process", ErrStopped)
+				return m.stop(fmt.Errorf("%w: signal passed on by the old process", ErrStopped))
 			}
 		case sig := <-m.signals.stopping:
-			return fmt.Errorf("%w: %v", ErrStopped, sig)
+			return m.stop(fmt.Errorf("%w: %v", ErrStopped, sig))
 		case sig := <-m.signals.split:
 			m.log.Info("mitosis: split requested", "signal", sig.String())
 		}
 		if err := m.splitOnSignal(ctx); err != nil {
 			return err
 		}
+	}
+}
+
+// stop obeys a stop signal. A split that the application has begun is given up; if
+// it is too late for that, the next generation has to stop.
+func (m *Registry) stop(stopped error) error {
+	m.giveUp(stopped)
+	if err := m.awaitOtherSplit(); errors.Is(err, ErrSuperseded) {
+		m.passOn(request{stop: true})
+		return ErrSuperseded
+	}
+	return stopped
+}
+
+// giveUp cancels the split that is under way, whoever has begun it.
+func (m *Registry) giveUp(cause error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel(cause)
 	}
 }
 
@@ -102,27 +129,34 @@ func (m *Registry) splitOnSignal(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	result := make(chan error, 1)
-	go func() { result <- m.Split(ctx) }()
+	go func() {
+		err := m.Split(ctx)
+		if errors.Is(err, ErrSplitting) { // the application's own split comes first
+			if other := m.awaitOtherSplit(); other != nil {
+				err = other
+			}
+		}
+		result <- err
+	}()
 	var stopped error
 	again := false
 	for {
 		select {
 		case sig := <-m.signals.stopping:
+			m.log.Info("mitosis: stop requested during a split", "signal", sig.String())
 			stopped = fmt.Errorf("%w: %v", ErrStopped, sig)
 			cancel(stopped)
+			m.giveUp(stopped)
 		case r := <-m.requests:
 			if r.stop {
 				stopped = fmt.Errorf("%w: signal passed on by the old process", ErrStopped)
 				cancel(stopped)
+				m.giveUp(stopped)
 			} else {
 				again = true
 			}
 		case err := <-result:
-			if errors.Is(err, ErrSplitting) {
-				again = true // the application's own split comes first
-				m.awaitOtherSplit()
-			}
-			if again {
+			if again || errors.Is(err, ErrSplitting) || errors.Is(err, ErrSuperseded) {
 				m.request(request{})
 			}
 			return m.afterSplit(err, stopped)
@@ -133,13 +167,15 @@ func (m *Registry) splitOnSignal(ctx context.Context) error {
 // afterSplit decides how Wait goes on.
 func (m *Registry) afterSplit(err, stopped error) error {
 	switch {
-	case err == nil && stopped != nil:
-		m.passOn(request{stop: true})
-		return ErrSuperseded
 	case err == nil, errors.Is(err, ErrSuperseded):
+		if stopped != nil {
+			m.passOn(request{stop: true})
+		}
 		return ErrSuperseded
 	case stopped != nil:
 		return stopped
+	case errors.Is(err, ErrSplitting):
+		return nil // the other one has failed; now it is this one's turn
 	}
 	m.log.Error("mitosis: split failed, serving on", "error", err)
 	return nil
@@ -153,22 +189,38 @@ func (m *Registry) request(r request) {
 	}
 }
 
-func (m *Registry) awaitOtherSplit() {
+// awaitOtherSplit returns nil if this generation serves when no split is under way.
+func (m *Registry) awaitOtherSplit() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.awaitNoSplit()
+	return m.awaitNoSplit()
 }
 
-// passOnSplits forwards split signals for as long as this process drains.
+// passOnSplits forwards split signals for as long as this process drains. What was
+// caught before Close goes too.
 func (m *Registry) passOnSplits() {
+	defer close(m.passedOn)
+	over := m.over
 	for {
+		select {
+		case <-m.signals.split:
+			m.passOn(request{})
+			continue
+		case r := <-m.requests:
+			m.passOn(r)
+			continue
+		default:
+		}
+		if over == nil {
+			return
+		}
 		select {
 		case <-m.signals.split:
 			m.passOn(request{})
 		case r := <-m.requests:
 			m.passOn(r)
-		case <-m.over:
-			return
+		case <-over:
+			over = nil
 		}
 	}
 }
