@@ -44,7 +44,9 @@ type streamConn interface {
 //     buffer needs to be filled, all that has been taken out of it counts as dealt
 //     with; what is still in it does not. A message has to be taken out by one
 //     call: ReadString, ReadBytes, ReadSlice, ReadLine, Peek with Discard. A line
-//     may be longer than the buffer.
+//     may be longer than the buffer. ReadLine, and what is built on it, returns half
+//     a line without an error when the reading ends in it; if the connection was
+//     handed over, Write(nil) says so then.
 //   - Call Mark, for anything else: a message that takes several reads, as a
 //     length and then a body, or buffers of the application's own (a bufio.Scanner
 //     is one). Call Mark(nil) before the first read, and Mark after each message.
@@ -189,8 +191,11 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // SetReadDeadline bounds reads.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
 	c.r.deadline = t
-	c.r.mu.Unlock()
+	if c.r.expired {
+		return nil // it is set after the cut
+	}
 	return c.inner.SetReadDeadline(t)
 }
 
@@ -241,20 +246,14 @@ func (m *Registry) dial(ctx context.Context, name, network, address string) (*Co
 	if err := m.checkNewConn(name); err != nil {
 		return nil, err
 	}
-	var other *Conn
-	if old, err := m.conn(name); err == nil {
-		if old.network == network && old.address == address {
-			return old, nil
-		}
-		other = old
-	} else if !errors.Is(err, ErrNotFound) {
-		return nil, err
+	if c, err := m.takeArrivedIf(name, func(a *arrivedConn) bool { return a.Network == network && a.Address == address }); !errors.Is(err, ErrNotFound) {
+		return c, err
 	}
 	inner, err := m.options.Dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	if other != nil {
+	if other, err := m.takeArrivedIf(name, func(*arrivedConn) bool { return true }); err == nil {
 		other.Close()
 	}
 	c, err := newConn(m, name, network, address, inner.(streamConn))

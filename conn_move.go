@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"sort"
@@ -59,6 +60,20 @@ func (m *Registry) conn(name string) (*Conn, error) {
 	}
 	if c, ok := m.conns[name]; ok {
 		return c, nil
+	}
+	return m.takeArrived(name)
+}
+
+// takeArrivedIf returns the connection of that name if it came from the old
+// generation, nobody has asked for it yet and it is a wanted one.
+func (m *Registry) takeArrivedIf(name string, wanted func(*arrivedConn) bool) (*Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.connsExist(); err != nil {
+		return nil, err
+	}
+	if a, ok := m.arrived[name]; !ok || !wanted(a) {
+		return nil, ErrNotFound
 	}
 	return m.takeArrived(name)
 }
@@ -186,7 +201,8 @@ func (c *Conn) open() {
 	c.r.mu.Lock()
 	if c.r.shut {
 		c.r.shut = false
-		if c.r.cut {
+		if c.r.expired {
+			c.r.expired = false
 			c.inner.SetReadDeadline(c.r.deadline)
 		}
 		c.r.changed.Broadcast()
@@ -198,9 +214,9 @@ func (c *Conn) open() {
 		c.w.changed.Broadcast()
 	}
 	c.w.absorb = false
-	unsent := len(c.w.unsent) > 0
+	rest := len(c.w.unsent) > 0 || c.w.closing
 	c.w.mu.Unlock()
-	if unsent {
+	if rest {
 		go c.flush()
 	}
 }
@@ -311,8 +327,13 @@ func (c *Conn) leaving() leaving {
 }
 
 func deadlineNanoseconds(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case !t.After(time.Unix(0, 0)):
+		return 1 // past, and not the zero that means none
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }

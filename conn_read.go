@@ -33,9 +33,11 @@ type readHalf struct {
 	reader   *bufio.Reader
 	held     []byte // what reader held when it came back for more: in its own buffer
 	content  int    // how much was in reader's buffer when it went on with its work
+	first    byte   // the first byte in it
 	long     []byte // the beginning of a line longer than that buffer
 	bulk     bool   // WriteTo lets the kernel move bytes
 	cut      bool   // and was interrupted by a cut
+	expired  bool   // the socket's deadline is the cut's, not the application's
 
 	// Of the call that holds Conn.reading.
 	once     func(fd uintptr) bool
@@ -99,25 +101,30 @@ func (c *Conn) readStopped(err error) (again bool, _ error) {
 		waited = true
 		r.changed.Wait()
 	}
-	switch {
-	case r.final != nil:
+	if r.final != nil {
 		return false, r.final
-	case r.stopped:
-		return true, nil
-	case timeout && waited:
-		// The cut took the time away in which it could have read what has come.
+	}
+	again = r.stopped
+	if waited {
+		// The cut took the time away in which it could have read what has come: that
+		// is read now, even if the deadline has passed.
+		r.stopped = false
 		r.mu.Unlock()
 		c.raw.Control(func(fd uintptr) { c.readOnce(fd) })
 		r.mu.Lock()
-		if r.n > 0 {
+		switch {
+		case r.n > 0:
 			return false, nil
-		}
-		if r.err != nil {
-			err = r.err
+		case r.err != nil:
+			again, err = false, r.err
+		case r.stopped:
+			again = true
 		}
 	}
-	r.fail()
-	return false, err
+	if !again {
+		r.fail()
+	}
+	return again, err
 }
 
 // take delivers n bytes of r.p to the application.
@@ -128,6 +135,9 @@ func (r *readHalf) take(n int) {
 		r.undealt = append(r.undealt, r.p[:n]...)
 	}
 	r.content = len(r.held) + n
+	if r.first = r.p[0]; len(r.held) > 0 {
+		r.first = r.held[0]
+	}
 }
 
 // settle notes that the reader is back, and what it has dealt with, with r.mu held.
@@ -149,6 +159,11 @@ func (r *readHalf) settle() {
 			// line longer than the buffer, and its beginning is in the hands of a
 			// function of package bufio.
 			r.long = append(r.long, r.p...)
+		case n == 1 && r.content == readerSize && len(r.p) == readerSize-1 &&
+			r.held[0] == '\r' && r.p[readerSize-2] == '\r' && r.p[readerSize-3] != '\n':
+			// The same in ReadLine, which has put a carriage return at the end back to
+			// the front, where the first byte was.
+			r.long = append(append(r.long, r.first), r.p[:readerSize-2]...)
 		default:
 			r.long = nil
 		}
@@ -215,7 +230,7 @@ func (c *Conn) freeze() {
 	c.r.mu.Lock()
 	c.r.shut = true
 	if c.r.bulk {
-		c.r.cut = true
+		c.r.cut, c.r.expired = true, true
 		c.inner.SetReadDeadline(past)
 	}
 	c.r.mu.Unlock()

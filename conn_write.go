@@ -36,6 +36,7 @@ type writeHalf struct {
 	once    func(fd uintptr) bool
 	p       []byte
 	stopped bool // it found the gate shut
+	waited  bool // it waited for the outcome of a cut
 	n       int
 	err     error
 }
@@ -47,7 +48,7 @@ func (c *Conn) write(p []byte) (int, error) {
 	defer c.writing.Unlock()
 	w := &c.w
 	w.mu.Lock()
-	w.p, w.n = p, 0
+	w.p, w.n, w.waited = p, 0, false
 	w.mu.Unlock()
 	for {
 		w.stopped, w.err = false, nil
@@ -89,9 +90,8 @@ func (c *Conn) writeStopped(err error) (again bool, _ error) {
 	if w.absorbed {
 		return false, nil
 	}
-	waited := false
 	for w.shut && w.final == nil {
-		waited = true
+		w.waited = true
 		w.changed.Wait()
 	}
 	switch {
@@ -99,7 +99,7 @@ func (c *Conn) writeStopped(err error) (again bool, _ error) {
 		return false, w.final
 	case w.stopped:
 		return true, nil
-	case waited && errors.Is(err, os.ErrDeadlineExceeded):
+	case w.waited && errors.Is(err, os.ErrDeadlineExceeded):
 		// The cut took the time away in which it could have written.
 		w.mu.Unlock()
 		c.raw.Control(func(fd uintptr) { c.writeOnce(fd) })
@@ -148,10 +148,14 @@ func (c *Conn) sendFile(src io.Reader) (total int64, ok bool, err error) {
 	if isLimited {
 		inner = limited.R
 	}
-	_, isFile := inner.(*os.File)
+	file, isFile := inner.(*os.File)
 	tcp, isTCP := c.inner.(*net.TCPConn)
 	if !isFile || !isTCP {
 		return 0, false, nil
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0, false, nil // what is read from a pipe cannot be put back
 	}
 	if _, err := c.Write(nil); err != nil { // what an earlier generation left comes first
 		return 0, true, err
@@ -170,8 +174,20 @@ func (c *Conn) sendFile(src io.Reader) (total int64, ok bool, err error) {
 		}
 		w.bulk = true
 		w.mu.Unlock()
+		offset, seekErr := file.Seek(0, io.SeekCurrent)
+		var left int64
+		if isLimited {
+			left = limited.N
+		}
 		n, err := tcp.ReadFrom(src)
 		total += n
+		if err != nil && seekErr == nil {
+			// Where the kernel cannot send the file, more was read than written.
+			file.Seek(offset+n, io.SeekStart)
+			if isLimited {
+				limited.N = left - n
+			}
+		}
 		w.mu.Lock()
 		cut := w.cut
 		w.bulk, w.cut = false, false
@@ -193,10 +209,11 @@ func (c *Conn) seal(ctx context.Context) error {
 	if w.bulk {
 		w.cut = true
 		c.inner.SetWriteDeadline(past)
-		if err := waitFor(ctx, &w.changed, func() bool { return !w.bulk }); err != nil {
+		err := waitFor(ctx, &w.changed, func() bool { return !w.bulk })
+		c.inner.SetWriteDeadline(w.deadline)
+		if err != nil {
 			return err
 		}
-		c.inner.SetWriteDeadline(w.deadline)
 	}
 	return nil
 }
@@ -223,10 +240,9 @@ func (c *Conn) flush() {
 		return // SetWriteDeadline and Write try again
 	}
 	c.w.mu.Lock()
-	closing := c.w.closing && c.w.final == nil
-	c.w.closing = false
-	c.w.mu.Unlock()
-	if closing {
+	defer c.w.mu.Unlock()
+	if c.w.closing && c.w.final == nil && !c.w.shut { // after a cut that fails, open comes back here
+		c.w.closing = false
 		c.inner.CloseWrite()
 	}
 }
@@ -234,16 +250,15 @@ func (c *Conn) flush() {
 func (c *Conn) closeWrite() error {
 	w := &c.w
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for w.shut && w.final == nil {
 		w.changed.Wait()
 	}
-	final, later := w.final, len(w.unsent) > 0
-	w.closing = w.closing || later
-	w.mu.Unlock()
-	if final != nil {
-		return c.operror("close", final)
+	if w.final != nil {
+		return c.operror("close", w.final)
 	}
-	if later {
+	if len(w.unsent) > 0 {
+		w.closing = true
 		go c.flush()
 		return nil
 	}
@@ -290,13 +305,19 @@ func (c *Conn) closeInner() error {
 			c.writing.Lock() // a Write that was under way has returned
 			defer c.writing.Unlock()
 			c.inner.Write(unsent)
+			c.endStream()
 			c.inner.Close()
 		}()
 		return nil
 	}
+	c.endStream()
+	return c.inner.Close()
+}
+
+// endStream sends the end, which would be delayed if the old process has not closed
+// its descriptor yet.
+func (c *Conn) endStream() {
 	if c.inherited && c.registry.predecessorLives() {
-		// The old process may not have closed its descriptor yet, and would delay the end.
 		sys.ShutdownUnlessReset(c.raw)
 	}
-	return c.inner.Close()
 }
