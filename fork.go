@@ -650,9 +650,9 @@ func (m *Registry) supersede(s *split) {
 		socket.supersede()
 	}
 	m.supersedeConns()
-	m.thawStates()
 	m.endSplit(draining)
 	close(m.done)
+	m.thawStates() // who now gets a lock can see that it is too late
 	go m.passOnSplits()
 }
 

@@ -279,7 +279,7 @@ func TestVariablesThatLeadNowhereAreIgnored(t *testing.T) {
 		return f
 	}
 	unixPair := func(t *testing.T, queued string) *os.File {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		require.NoError(t, err)
 		peer := open(t, os.NewFile(uintptr(fds[1]), "peer"), nil)
 		_, err = peer.WriteString(queued)
