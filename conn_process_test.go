@@ -77,7 +77,7 @@ func init() {
 	}
 }
 
-// listenForConn lets a process dial, and returns the other end.
+// dialBack lets the process dial, and returns the other end.
 func (p *generation) dialBack(name string) net.Conn {
 	p.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
