@@ -45,7 +45,8 @@ func init() {
 		}()
 		return "", nil
 	}
-	// Lines are written that nobody has asked for, each counted and written in one.
+	// Lines are written that nobody has asked for, each counted and written under the
+	// lock of the state.
 	functions["talk"] = func(a *application, args []string) (string, error) {
 		c, err := a.m.Conn(args[0])
 		if err != nil {
@@ -55,15 +56,13 @@ func init() {
 			lock := a.lock("requests")
 			for {
 				lock.Lock()
-				_, err := fmt.Fprintf(c, "tick %d %d %d\n", a.m.Generation(), os.Getpid(), a.requests+1)
-				if err == nil {
-					a.requests++
-				}
+				a.requests++
+				_, err := fmt.Fprintf(c, "tick %d %d %d\n", a.m.Generation(), os.Getpid(), a.requests)
 				lock.Unlock()
 				if err != nil {
 					return
 				}
-				time.Sleep(time.Millisecond) // a bound on the traffic
+				time.Sleep(200 * time.Microsecond) // a bound on the traffic
 			}
 		}()
 		return "", nil
