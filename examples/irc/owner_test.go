@@ -71,11 +71,11 @@ func TestTheServerIsAskedForTheAccount(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newJoinedStage(t, "-owner", "account:bob")
-			called := s.splits(nil)
+			s.splits(nil)
 			s.hear(":bob!x@y PRIVMSG #one :!restart", ":bob!x@y PRIVMSG #one :!restart")
 			assert.Equal(t, []string{"WHO bob %tuhna,152"}, s.said(), "asked once")
 			s = s.restart("-owner", "account:bob") // the question survives a restart
-			called = s.splits(nil)
+			called := s.splits(nil)
 			s.hear(test.replies...)
 			if test.owner {
 				await(t, called, "the owner's split")
