@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,7 +155,8 @@ func TestCommandsThatMakeNoSenseAreAnswered(t *testing.T) {
 	chat := newChat(t, standard)
 	p := newPerson(t, chat.listener.Addr().String())
 	p.awaits("* guest1 has joined")
-	p.say("/dance", "/nick", "/nick a b", "/nick "+strings.Repeat("a", 25), "/nick guest1", "/join", "/join lobby", "/join /")
+	p.say("/dance", "/nick", "/nick a b", "/nick "+strings.Repeat("a", 25), "/nick guest1")
+	p.say("/join", "/join lobby", "/join /")
 	p.hears("* /dance is not known; "+usage, "* "+tagRule, "* "+tagRule, "* "+tagRule, "* you are guest1", "* "+tagRule,
 		"* you are in lobby", "* "+tagRule)
 	p.say("", "  ", "\a\r", " a\x1b[2J\tb\xff\u202e \r")
@@ -180,7 +184,9 @@ func TestALastLineWithoutANewlineIsHeardAndTheRestIsSent(t *testing.T) {
 	require.NoError(t, p.CloseWrite())
 	p.hears("<guest1> first", "<guest1> last", "* goodbye")
 	p.isSentAway()
-	chat.eventually("nobody is left", func() bool { return len(chat.memory.Clients)+len(chat.nicks)+len(chat.memory.Rooms) == 0 })
+	chat.eventually("nobody is left", func() bool {
+		return len(chat.memory.Clients)+len(chat.nicks)+len(chat.memory.Rooms) == 0
+	})
 }
 
 func TestALineThatIsTooLongEndsTheConnection(t *testing.T) {
@@ -207,6 +213,78 @@ func TestAConnectionThatBreaksLeavesTheRoom(t *testing.T) {
 	require.NoError(t, ben.Close())
 	anna.hears("* ben has left attic")
 	chat.eventually("one is left", func() bool { return len(chat.memory.Clients) == 1 })
+}
+
+func TestAConnectionThatWasAcceptedTooLateGoesToTheNextGeneration(t *testing.T) {
+	t.Parallel()
+	chat := newChat(t, standard)
+	entrance, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer entrance.Close()
+	late := newPerson(t, entrance.Addr().String())
+	accepted, err := entrance.Accept()
+	require.NoError(t, err)
+	old := chat.server
+	chat.split()
+	old.admit(accepted)
+	late.say("hello", "/generation")
+	late.hears("* welcome, guest1; "+usage, "* guest1 has joined lobby", "<guest1> hello", "* generation 2")
+}
+
+func TestPeopleWhoComeDuringSplitsAreAllWelcome(t *testing.T) {
+	t.Parallel()
+	const splits, callers = 20, 4
+	chat := newChat(t, standard)
+	address := chat.listener.Addr().String()
+	var calling sync.WaitGroup
+	var welcome atomic.Int64
+	stop := make(chan struct{})
+	failures := make(chan error, callers)
+	for range callers {
+		calling.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := call(address); err != nil {
+					failures <- err
+					return
+				}
+				welcome.Add(1)
+			}
+		})
+	}
+	for range splits {
+		before := welcome.Load()
+		chat.split()
+		require.Eventually(t, func() bool { return welcome.Load() > before+callers || len(failures) > 0 }, patience, time.Millisecond)
+	}
+	close(stop)
+	calling.Wait()
+	close(failures)
+	for err := range failures {
+		require.NoError(t, err)
+	}
+}
+
+// call comes, quits, and wants to have been heard.
+func call(address string) error {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "/generation\n/quit\n"); err != nil {
+		return err
+	}
+	heard, err := io.ReadAll(c)
+	if err == nil && !strings.HasSuffix(string(heard), "* goodbye\n") {
+		err = fmt.Errorf("no goodbye, but %q", heard)
+	}
+	return err
 }
 
 // flood lets anna say numbered lines, from the given number on, until the slow one takes nothing more.

@@ -217,6 +217,8 @@ func TestACrowdStaysConnectedAndHearsAllThroughTenRestarts(t *testing.T) {
 	slow.hears("* goodbye")
 	anna.say("/quit")
 	anna.awaits("* goodbye")
+	require.NoError(t, slow.Close())
+	require.NoError(t, anna.Close())
 	p.stop()
 }
 
