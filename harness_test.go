@@ -46,11 +46,24 @@ func TestMain(m *testing.M) {
 	becomeSubreaper()
 	flag.Set("test.parallel", "8") // most of them wait; the command line overrides it
 	code := m.Run()
-	if pid, _ := unix.Wait4(-1, nil, unix.WNOHANG, nil); pid >= 0 {
+	if childrenRemain() {
 		fmt.Println("a process has been left behind")
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// childrenRemain reaps orphans, and says whether some do not end.
+func childrenRemain() bool {
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); {
+		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
+		case err == unix.ECHILD:
+			return false
+		case pid == 0:
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return true
 }
 
 // programs are the programs that may call back.
@@ -71,6 +84,7 @@ type program struct {
 
 	mu     sync.Mutex
 	next   plan // of the processes that start from now on
+	over   bool // the test has ended: none may start
 	all    []*generation
 	output bytes.Buffer
 	ended  chan struct{} // nobody holds the other end of output any more
@@ -199,9 +213,13 @@ func welcome(c net.Conn) {
 		events: make(chan event, 4096), gone: make(chan struct{}), waiting: map[int]chan event{},
 	}
 	g.mu.Lock()
-	next := g.next
+	next, over := g.next, g.over
 	g.all = append(g.all, p)
 	g.mu.Unlock()
+	if over {
+		c.Close() // it was started by one that has been killed since, and exits
+		return
+	}
 	json.NewEncoder(c).Encode(next)
 	g.started <- p
 	defer close(p.gone)
@@ -277,6 +295,7 @@ func (g *program) launch(change ...func(*exec.Cmd)) {
 func (g *program) end() {
 	g.t.Helper()
 	g.mu.Lock()
+	g.over = true
 	all := slices.Clone(g.all)
 	g.mu.Unlock()
 	for _, p := range all {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -266,4 +268,27 @@ func TestTwoHundredClientsInTheAcceptQueueSurviveTwentySplits(t *testing.T) {
 		current = next
 	}
 	assert.Equal(t, total+1, dial(t, "tcp", address).ask("last").Requests)
+}
+
+func TestAThousandListenersAreHandedOverWithoutAMixUp(t *testing.T) {
+	t.Parallel()
+	p := plan{}
+	for n := range 1000 {
+		// Names as long as may be: more than fits into one variable.
+		name := strconv.Itoa(n) + " " + strings.Repeat("ü", 125)
+		p.Sockets = append(p.Sockets, plannedSocket{name, "listen", "tcp", "127.0.0.1:0"})
+	}
+	first := start(t, p)
+	addresses := make([]string, len(p.Sockets))
+	for n, s := range p.Sockets {
+		addresses[n] = first.do("address", s.Name)
+	}
+	second := first.split()
+	third := second.split()
+	for n, s := range p.Sockets {
+		require.Equal(t, addresses[n], third.do("address", s.Name), "listener %d", n)
+	}
+	for _, n := range []int{0, 1, 499, 500, 501, 999} {
+		assert.Equal(t, 3, dial(t, "tcp", addresses[n]).ask("a").Generation)
+	}
 }
