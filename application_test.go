@@ -33,6 +33,7 @@ type plan struct {
 	Deaf     bool          `json:",omitempty"` // Wait waits for the call "wait"
 	Stay     bool          `json:",omitempty"` // it does not exit when its part is over
 	Trace    bool          `json:",omitempty"` // it reports the steps of a split
+	Strange  bool          `json:",omitempty"` // at each step it starts another program
 }
 
 // plannedOptions are the Options of a process.
@@ -236,6 +237,10 @@ func (a *application) step(name string) {
 	a.mu.Unlock()
 	if a.plan.Trace {
 		a.report("step", name, nil)
+	}
+	if a.plan.Strange {
+		found, err := startStranger()
+		a.report("stranger", found, err)
 	}
 	switch action {
 	case "kill":

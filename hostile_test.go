@@ -279,12 +279,12 @@ func TestVariablesThatLeadNowhereAreIgnored(t *testing.T) {
 		return f
 	}
 	unixPair := func(t *testing.T, queued string) *os.File {
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		peer, fd, err := sys.Pair()
 		require.NoError(t, err)
-		peer := open(t, os.NewFile(uintptr(fds[1]), "peer"), nil)
-		_, err = peer.WriteString(queued)
+		t.Cleanup(func() { peer.Close() })
+		_, err = peer.Write([]byte(queued))
 		require.NoError(t, err)
-		return open(t, os.NewFile(uintptr(fds[0]), "socket"), nil)
+		return open(t, os.NewFile(uintptr(fd), "socket"), nil)
 	}
 	for _, c := range []struct {
 		name, link string

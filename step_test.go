@@ -3,6 +3,8 @@
 package mitosis
 
 import (
+	"encoding/json"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,6 +29,37 @@ func TestEveryStepIsTaken(t *testing.T) {
 	}
 	for _, step := range newSteps {
 		assert.Equal(t, step, second.await("step").Text)
+	}
+}
+
+func TestAProgramThatIsStartedAtAnyStepInheritsNothing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux shows the environment as it was at exec")
+	}
+	t.Parallel()
+	// What the tests have themselves been started with is nobody's leak.
+	var before stranger
+	text, err := startStranger()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal([]byte(text), &before))
+	first := start(t, web(func(p *plan) { p.Strange = true }))
+	second := first.split()
+	sees := func(p *generation, step string) {
+		t.Helper()
+		e := p.await("stranger")
+		require.Nil(t, e.Error, step)
+		var s stranger
+		require.NoError(t, json.Unmarshal([]byte(e.Text), &s))
+		require.GreaterOrEqual(t, len(s.Descriptors), 3, step)
+		assert.Equal(t, before.Descriptors[3:], s.Descriptors[3:], step)
+		assert.Empty(t, s.Environment, step)
+		assert.Equal(t, 1, s.Generation, step)
+	}
+	for _, step := range oldSteps {
+		sees(first, step)
+	}
+	for _, step := range newSteps {
+		sees(second, step)
 	}
 }
 
