@@ -163,7 +163,7 @@ func (m *Registry) takeArrived(name string) (*Conn, error) {
 		c.freeze()
 	}
 	m.conns[name] = c
-	if len(c.w.unsent) > 0 || c.w.closing {
+	if len(a.unsent) > 0 || a.Flags&wire.ClosingFlag != 0 {
 		go c.flush()
 	}
 	return c, nil

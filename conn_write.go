@@ -35,6 +35,7 @@ type writeHalf struct {
 	// Of the call that holds Conn.writing.
 	once    func(fd uintptr) bool
 	p       []byte
+	active  bool
 	stopped bool // it found the gate shut
 	waited  bool // it waited for the outcome of a cut
 	n       int
@@ -48,7 +49,7 @@ func (c *Conn) write(p []byte) (int, error) {
 	defer c.writing.Unlock()
 	w := &c.w
 	w.mu.Lock()
-	w.p, w.n, w.waited = p, 0, false
+	w.p, w.n, w.waited, w.active = p, 0, false, true
 	w.mu.Unlock()
 	for {
 		w.stopped, w.err = false, nil
@@ -67,7 +68,7 @@ func (c *Conn) writeDone(err error) (int, error) {
 	w := &c.w
 	w.mu.Lock()
 	n := w.n
-	w.p = nil
+	w.p, w.active = nil, false
 	if w.absorbed {
 		w.absorbed, err = false, nil
 		c.inner.SetWriteDeadline(w.deadline)
@@ -226,7 +227,7 @@ func (c *Conn) beginAbsorbing() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.absorb = true
-	if w.n < len(w.p) && !w.absorbed {
+	if w.active && !w.absorbed && (w.n < len(w.p) || len(w.unsent) > 0) {
 		w.unsent = slices.Concat(w.unsent, w.p[w.n:])
 		w.n = len(w.p)
 		w.absorbed = true
@@ -241,7 +242,7 @@ func (c *Conn) flush() {
 	}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	if c.w.closing && c.w.final == nil && !c.w.shut { // after a cut that fails, open comes back here
+	if c.w.closing && len(c.w.unsent) == 0 && c.w.final == nil && !c.w.shut { // else open comes back here, or the next generation does it
 		c.w.closing = false
 		c.inner.CloseWrite()
 	}
