@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -131,9 +132,9 @@ func (c *Conn) Mark(unread []byte) error {
 	return nil
 }
 
-// Unread puts bytes in front of what Read returns next: what another buffer had
-// read ahead before the connection came under the registry's care, for example
-// that of http.Hijacker. b is copied.
+// Unread puts bytes in front of what Read returns next. b is copied. What was read
+// ahead before the connection came under the registry's care is better given to
+// AddConn, so that no cut comes in between.
 func (c *Conn) Unread(b []byte) {
 	c.r.mu.Lock()
 	defer c.r.mu.Unlock()
@@ -287,13 +288,14 @@ func (m *Registry) checkNewConn(name string) error {
 
 // AddConn puts a connection under the registry's care, and returns the Conn to use
 // instead of it: an accepted one, or one that the application has dialled itself.
-// Bytes that a buffer of the application's has read ahead go to [Conn.Unread].
+// unread is what a buffer of the application's has read ahead, for example that of
+// http.Hijacker; it is read first, and copied.
 //
 // The error matches ErrNotTransferable if c is not a *net.TCPConn or a stream
 // *net.UnixConn, and otherwise those of Dial; c is then still the caller's. During
 // a cut AddConn waits. If it then returns ErrSuperseded, the connection was
 // accepted too late to travel: give it to [Listener.Forward].
-func (m *Registry) AddConn(name string, c net.Conn) (*Conn, error) {
+func (m *Registry) AddConn(name string, c net.Conn, unread ...[]byte) (*Conn, error) {
 	inner, err := transferableConn(c)
 	if err == nil {
 		err = m.checkNewConn(name)
@@ -303,6 +305,7 @@ func (m *Registry) AddConn(name string, c net.Conn) (*Conn, error) {
 		managed, err = newConn(m, name, c.LocalAddr().Network(), c.RemoteAddr().String(), inner)
 	}
 	if err == nil {
+		managed.r.pending = slices.Concat(unread...)
 		err = m.addConn(managed)
 	}
 	if err != nil {

@@ -325,3 +325,31 @@ func TestOldCallsAfterTheCommitSayWhoHasTheConnection(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+func TestWhatWasReadAheadComesFirstInThisGenerationOrTheNext(t *testing.T) {
+	t.Parallel()
+	for _, generations := range []int{1, 2} {
+		m := start(t, quiet)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer ln.Close()
+		peer, err := net.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		defer peer.Close()
+		accepted, err := ln.Accept()
+		require.NoError(t, err)
+		_, err = m.AddConn("hijacked", accepted, []byte("read "), []byte("ahead"))
+		require.NoError(t, err)
+		for range generations - 1 {
+			m = split(t, m)
+		}
+		c, err := m.Conn("hijacked")
+		require.NoError(t, err)
+		_, err = io.WriteString(peer, ", and the rest")
+		require.NoError(t, err)
+		b := make([]byte, len("read ahead, and the rest"))
+		_, err = io.ReadFull(c, b)
+		require.NoError(t, err)
+		require.Equal(t, "read ahead, and the rest", string(b))
+	}
+}
