@@ -30,6 +30,7 @@ type plan struct {
 	Warm     bool          `json:",omitempty"` // Ready waits for the call "ready"
 	Patience time.Duration `json:",omitempty"` // of the context of Ready, 0: for ever
 	Idle     bool          `json:",omitempty"` // nothing is accepted or read until the call "serve"
+	Eager    bool          `json:",omitempty"` // it serves before Ready
 	Deaf     bool          `json:",omitempty"` // Wait waits for the call "wait"
 	Stay     bool          `json:",omitempty"` // it does not exit when its part is over
 	Trace    bool          `json:",omitempty"` // it reports the steps of a split
@@ -189,6 +190,9 @@ func (a *application) run() {
 			a.fail("state "+s.Name, err)
 		}
 	}
+	if a.plan.Eager {
+		a.serve()
+	}
 	if a.plan.Warm {
 		a.hold("ready", "warm")
 	}
@@ -201,7 +205,7 @@ func (a *application) run() {
 	if err := m.Ready(ctx); err != nil {
 		a.fail("ready", err)
 	}
-	if !a.plan.Idle {
+	if !a.plan.Idle && !a.plan.Eager {
 		a.serve()
 	}
 	a.report("serving", "", nil)

@@ -241,6 +241,53 @@ func TestAListenerThatWasClosedIsNotHandedOver(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNotFound)
 }
 
+// A new generation that is in a hurry to accept gets nothing before the commit, and
+// so swallows nothing when it dies.
+func TestANewProcessTakesNothingBeforeTheCommit(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		network string
+		sockets func(*plan)
+		connect func(t testing.TB, network, address string) *client
+		ask     func(*client, string) answer
+	}{
+		{"tcp", listenTo("listen", "tcp", "127.0.0.1:0"), dial, (*client).ask},
+		{"udp", packets("packet", "udp", "127.0.0.1:0"), dialPacket, (*client).askDatagram},
+	} {
+		t.Run(c.network, func(t *testing.T) {
+			t.Parallel()
+			first := start(t, web(c.sockets))
+			address := first.do("address", "web")
+			asks := func(generation int) {
+				t.Helper()
+				for range 50 {
+					client := c.connect(t, c.network, address)
+					require.Equal(t, generation, c.ask(client, "a").Generation)
+					client.hangUp()
+				}
+			}
+			first.plans(web(c.sockets, warm, func(p *plan) { p.Eager = true }))
+			done := first.begin("split")
+			second := first.generation()
+			second.await("warm")
+			asks(1)
+			second.kill()
+			_, err := first.answer(done)
+			require.ErrorIs(t, err, ErrChildExited)
+			asks(1)
+
+			done = first.begin("split")
+			second = first.generation()
+			second.await("warm")
+			asks(1)
+			second.do("release", "ready")
+			_, err = first.answer(done)
+			require.NoError(t, err)
+			asks(2)
+		})
+	}
+}
+
 // Nothing accepted is dropped, nor what nobody has accepted yet.
 func TestTwoHundredClientsInTheAcceptQueueSurviveTwentySplits(t *testing.T) {
 	t.Parallel()
