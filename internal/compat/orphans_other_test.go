@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package compat
+
+func adoptOrphans() {}
+
+const adopts = false
