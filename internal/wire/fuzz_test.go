@@ -34,6 +34,9 @@ func model(b []byte, descriptors int) (frames []Frame, end error) {
 			return frames, ErrMalformed
 		}
 		descriptors -= claimed
+		if descriptors > 0 && uint64(len(b)-headerSize) == length {
+			return frames, ErrMalformed // they belong to no frame
+		}
 		if known {
 			frames = append(frames, Frame{kind, b[headerSize : headerSize+length], make([]int, claimed)})
 		}

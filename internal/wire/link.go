@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"github.com/bhuthesh/mitosis/internal/sys"
 )
 
 // Link is one end of a control link. Send may be called concurrently; Receive by
@@ -67,12 +70,41 @@ func (l *Link) Send(frames ...Frame) error {
 	return nil
 }
 
+// Detach ends this end's use of the link without closing it: it returns a
+// descriptor of the link, and the bytes and descriptors that were received and not
+// yet returned by Receive. All are the caller's. Resume goes on from there. Nobody
+// may be in Receive.
+func (l *Link) Detach() (fd int, buffered []byte, arrived []int, err error) {
+	fd, err = sys.Duplicate(l.conn)
+	if err != nil {
+		return -1, nil, nil, err
+	}
+	buffered, arrived = l.in, l.arrived
+	l.in, l.arrived = nil, nil
+	return fd, buffered, arrived, l.Close()
+}
+
+// Resume returns a link that goes on where Detach, in another process, stopped.
+// It takes the descriptors.
+func Resume(fd int, buffered []byte, arrived []int) (*Link, error) {
+	conn, err := sys.UnixConn(fd)
+	if err != nil {
+		CloseDescriptors(arrived)
+		return nil, err
+	}
+	return &Link{conn: conn, in: buffered, arrived: arrived}, nil
+}
+
 // Receive reads the next frame that this version knows. At the orderly end of the
 // link it returns io.EOF, in the middle of a frame io.ErrUnexpectedEOF. The
-// descriptors of the frame are the caller's, and close-on-exec.
+// descriptors of the frame are the caller's, and close-on-exec. After a deadline
+// that has passed, the next call goes on with what was received until then.
 func (l *Link) Receive() (Frame, error) {
 	for {
 		f, err := l.receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return Frame{}, err
+		}
 		if err != nil {
 			l.discard()
 			return Frame{}, err
@@ -107,6 +139,10 @@ func (l *Link) receive() (Frame, error) {
 	if h.descriptors > 0 {
 		f.Descriptors = append(f.Descriptors, l.arrived[:h.descriptors]...)
 		l.arrived = l.arrived[h.descriptors:]
+	}
+	if len(l.in) == 0 && len(l.arrived) > 0 { // or the next frame would get them in place of its own
+		CloseDescriptors(f.Descriptors)
+		return Frame{}, fmt.Errorf("%w: %v came with %d descriptors too many", ErrMalformed, h.kind, len(l.arrived))
 	}
 	return f, nil
 }

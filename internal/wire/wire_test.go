@@ -303,19 +303,29 @@ func TestAFrameMayArriveByteByByte(t *testing.T) {
 	w.hasNoCopy()
 }
 
-func TestDescriptorsThatNoFrameAnnouncedAreClosedAtTheEnd(t *testing.T) {
-	raw, link := linkPair(t)
-	w := newWitness(t)
-	_, _, err := raw.WriteMsgUnix(encode(Ready, 0, 0), unix.UnixRights(w.copies(MaxDescriptors)...), nil)
-	require.NoError(t, err)
-	w.sent()
-	require.NoError(t, raw.CloseWrite())
-	f, err := link.Receive()
-	require.NoError(t, err)
-	require.Equal(t, Frame{Kind: Ready}, f)
-	_, err = link.Receive()
-	require.ErrorIs(t, err, io.EOF)
-	w.hasNoCopy()
+// The next frame with a descriptor would get one of them in place of its own.
+func TestDescriptorsThatNoFrameAnnouncedBreakTheLinkAndAreClosed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		sent []byte
+	}{
+		{"with a frame that has none", encode(Ready, 0, 0)},
+		{"with a frame that has fewer", encode(Conns, 2, 1, 'a')},
+		{"with a frame that is skipped", encode(Optional|0x7f, 0, 0)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			raw, link := linkPair(t)
+			w := newWitness(t)
+			_, _, err := raw.WriteMsgUnix(c.sent, unix.UnixRights(w.copies(MaxDescriptors)...), nil)
+			require.NoError(t, err)
+			w.sent()
+			f, err := link.Receive()
+			require.ErrorIs(t, err, ErrMalformed)
+			require.ErrorContains(t, err, "too many")
+			require.Zero(t, f)
+			w.hasNoCopy()
+		})
+	}
 }
 
 func TestDescriptorsForWhichThereIsNoRoomBreakTheLink(t *testing.T) {
