@@ -17,8 +17,12 @@ import (
 // settleTimeout bounds the wait for the new process's PID file, after the commit.
 const settleTimeout = 2 * time.Second
 
-// exitTimeout is how long a child whose link has ended may take to end itself.
-const exitTimeout = 2 * time.Second
+// exitTimeout is how long a process may take to end when its end of the link is
+// closed. Tests shorten it.
+var exitTimeout = 2 * time.Second
+
+// openPipe opens the pipes of states and of the token. Tests let it fail.
+var openPipe = os.Pipe
 
 // received is what came over the link.
 type received struct {
@@ -448,7 +452,7 @@ func (s *split) transfer(ctx context.Context, want wire.Wanting) error {
 // save writes one state into a pipe of its own while the new process reads it.
 func (s *split) save(ctx context.Context, name string, state State) error {
 	began := time.Now()
-	r, w, err := os.Pipe()
+	r, w, err := openPipe()
 	if err != nil {
 		return err
 	}
@@ -512,7 +516,7 @@ func (s *split) sendWithFile(ctx context.Context, kind wire.Kind, v any, f *os.F
 // back for as long as nobody has. So there is one owner at every instant, however
 // late an answer is.
 func (s *split) commit(ctx context.Context) error {
-	token, w, err := os.Pipe()
+	token, w, err := openPipe()
 	if err != nil {
 		return err
 	}

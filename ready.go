@@ -15,7 +15,8 @@ import (
 )
 
 // joinTimeout bounds the exchange in Init: the old process waits at the other end.
-const joinTimeout = 10 * time.Second
+// Tests shorten it.
+var joinTimeout = 10 * time.Second
 
 // join takes up the link to the old process and what was inherited by exec.
 func (m *Registry) join(in inheritance) error {
@@ -259,6 +260,9 @@ func (t *takeover) run(ctx context.Context) error {
 	if err != nil && (!orphaned || errors.Is(err, ErrTruncated)) {
 		return err
 	}
+	if orphaned && !m.oldDied() {
+		return fmt.Errorf("%w: the control link was closed, and the old process (pid %d) lives", ErrProtocol, m.hello.Pid)
+	}
 	if orphaned {
 		m.log.Warn("mitosis: the old process died before the commit; taking over what has arrived", "predecessor", m.hello.Pid, "error", err)
 	}
@@ -276,6 +280,21 @@ func (t *takeover) run(ctx context.Context) error {
 	step(stepNewSettled)
 	go t.hear()
 	return nil
+}
+
+// oldDied makes sure that a lost link means what it should. A dying process closes
+// its descriptors a moment before its children get another parent.
+func (m *Registry) oldDied() bool {
+	old := int(m.hello.Pid)
+	if old == os.Getpid() {
+		return true // it is a generation inside a test
+	}
+	for limit := time.Now().Add(exitTimeout); os.Getppid() == old; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			return false
+		}
+	}
+	return true
 }
 
 // load asks for what moves at the cut, and takes it up.
@@ -411,10 +430,7 @@ func (t *takeover) awaitCommit(ctx context.Context) error {
 		return errors.New("the old process took the commit back")
 	}
 	step(stepNewToken)
-	if err := t.send(wire.Frame{Kind: wire.Ack}); err != nil && !errors.Is(err, errLost) {
-		return err
-	}
-	return nil
+	return t.send(wire.Frame{Kind: wire.Ack})
 }
 
 // next returns the next frame.
