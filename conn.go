@@ -292,11 +292,12 @@ func (m *Registry) checkNewConn(name string) error {
 // http.Hijacker; it is read first, and copied.
 //
 // The error matches ErrNotTransferable if c is not a *net.TCPConn or a stream
-// *net.UnixConn, and otherwise those of Dial; c is then still the caller's. During
+// *net.UnixConn (or one of these as [Listener.Accept] or a hijacked request of
+// package httpx returns it), and otherwise those of Dial; c is then still the caller's. During
 // a cut AddConn waits. If it then returns ErrSuperseded, the connection was
 // accepted too late to travel: give it to [Listener.Forward].
 func (m *Registry) AddConn(name string, c net.Conn, unread ...[]byte) (*Conn, error) {
-	inner, err := transferableConn(c)
+	inner, early, err := unwrapConn(c)
 	if err == nil {
 		err = m.checkNewConn(name)
 	}
@@ -305,12 +306,13 @@ func (m *Registry) AddConn(name string, c net.Conn, unread ...[]byte) (*Conn, er
 		managed, err = newConn(m, name, c.LocalAddr().Network(), c.RemoteAddr().String(), inner)
 	}
 	if err == nil {
-		managed.r.pending = slices.Concat(unread...)
+		managed.r.pending = slices.Concat(append([][]byte{early}, unread...)...)
 		err = m.addConn(managed)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mitosis: add conn %q: %w", name, err)
 	}
+	leave(c)
 	return managed, nil
 }
 

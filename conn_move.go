@@ -154,7 +154,7 @@ func (m *Registry) takeArrived(name string) (*Conn, error) {
 	c.r.pending, c.w.unsent = a.unread, a.unsent
 	c.w.closing = a.Flags&wire.ClosingFlag != 0
 	if a.ReadDeadline != 0 {
-		c.SetReadDeadline(time.Unix(0, a.ReadDeadline))
+		c.SetReadDeadline(deadlineOf(a.ReadDeadline))
 	}
 	if a.WriteDeadline != 0 {
 		c.SetWriteDeadline(time.Unix(0, a.WriteDeadline))
@@ -336,6 +336,14 @@ func deadlineNanoseconds(t time.Time) int64 {
 		return math.MaxInt64
 	}
 	return t.UnixNano()
+}
+
+// deadlineOf is the inverse of deadlineNanoseconds.
+func deadlineOf(nanoseconds int64) time.Time {
+	if nanoseconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanoseconds)
 }
 
 // sendConns sends the connections, and says how many they were.

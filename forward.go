@@ -1,7 +1,7 @@
 package mitosis
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -23,21 +23,26 @@ import (
 // the error says so. If c is not a *net.TCPConn or stream *net.UnixConn it matches
 // ErrNotTransferable. On an error c is still the caller's.
 func (l *Listener) Forward(c net.Conn, unread []byte) error {
-	if err := l.forward(c, unread); err != nil {
+	return l.ForwardUntil(c, unread, time.Time{})
+}
+
+// ForwardUntil is Forward with a limit for a peer that stays silent: if nothing
+// has come from it at the deadline, the generation that has the connection then
+// closes it, and Accept never returns it. The zero time is no limit. This is how
+// the idle timeout of a protocol goes on over a restart.
+func (l *Listener) ForwardUntil(c net.Conn, unread []byte, deadline time.Time) error {
+	if err := l.forward(c, unread, deadline); err != nil {
 		return fmt.Errorf("mitosis: forward from listener %q: %w", l.name, err)
 	}
 	return nil
 }
 
-func (l *Listener) forward(c net.Conn, unread []byte) error {
-	if late, ok := c.(*lateConn); ok {
-		unread = append(append([]byte(nil), late.unread...), unread...)
-		c = late.Conn
-	}
-	inner, err := transferableConn(c)
+func (l *Listener) forward(c net.Conn, unread []byte, deadline time.Time) error {
+	inner, early, err := unwrapConn(c)
 	if err != nil {
 		return err
 	}
+	unread = append(early, unread...)
 	link, err := l.registry.successorLink()
 	if err != nil {
 		return err
@@ -47,7 +52,7 @@ func (l *Listener) forward(c net.Conn, unread []byte) error {
 		return err
 	}
 	defer sys.CloseDescriptor(fd)
-	record := wire.ConnRecord{Name: l.name, Unread: uint64(len(unread))}
+	record := wire.ConnRecord{Name: l.name, Unread: uint64(len(unread)), ReadDeadline: deadlineNanoseconds(deadline)}
 	frames := []wire.Frame{{Kind: wire.Forward, Payload: wire.AppendConns(nil, []wire.ConnRecord{record}), Descriptors: []int{fd}}}
 	sendData([][]byte{unread}, func(f wire.Frame) error {
 		f.Payload = append([]byte(nil), f.Payload...)
@@ -57,7 +62,8 @@ func (l *Listener) forward(c net.Conn, unread []byte) error {
 	if err := link.Send(frames...); err != nil {
 		return err
 	}
-	return c.Close()
+	leave(c)
+	return inner.Close()
 }
 
 // successorLink returns the link to the generation that has taken over.
@@ -70,83 +76,109 @@ func (m *Registry) successorLink() (*wire.Link, error) {
 	return m.successor, nil
 }
 
-// takeForwarded takes up a connection that the old generation has handed on. If
-// this generation has been superseded meanwhile, it goes on to the next.
-func (t *takeover) takeForwarded(frame wire.Frame) error {
-	records, err := wire.DecodeConns(frame.Payload)
-	if err == nil && (len(records) != 1 || len(frame.Descriptors) != 1) {
-		err = fmt.Errorf("FORWARD with %d records and %d descriptors", len(records), len(frame.Descriptors))
-	}
-	if err != nil {
-		wire.CloseDescriptors(frame.Descriptors)
-		return fmt.Errorf("%w: %w", ErrProtocol, err)
-	}
-	record, fd := records[0], frame.Descriptors[0]
-	defer sys.CloseDescriptor(fd)
-	var data dataReader
-	unread, err := data.read(record.Unread, func() (wire.Frame, error) {
-		return t.next(context.Background())
-	})
-	if err != nil {
+// forwardedConn is a connection that an older generation has handed on.
+type forwardedConn struct {
+	conn     streamConn
+	unread   []byte
+	deadline time.Time // for its peer to send something; zero is none
+}
+
+// AcceptForwarded is Accept for a protocol that treats a connection from an older
+// generation in another way than a new one. If forwarded is true, c is such a
+// connection, as the net package makes it, and unread is what was read from it
+// before and comes in front of what c will read.
+func (l *Listener) AcceptForwarded() (c net.Conn, unread []byte, forwarded bool, err error) {
+	var f *forwardedConn
+	err = l.gate.do(func() (err error) {
+		if f = l.nextForwarded(); f != nil {
+			c = f.conn
+			return nil
+		}
+		if c, err = l.inner.Accept(); err != nil && l.isDrained() {
+			return errDrained
+		}
 		return err
+	})
+	select {
+	case l.accepts <- struct{}{}:
+	default:
 	}
-	m := t.m
-	m.mu.Lock()
-	for m.phase == frozen || m.phase == committing {
-		m.changed.Wait()
+	if errors.Is(err, errDrained) {
+		f, err = l.awaitForwarded()
+		if f != nil {
+			c = f.conn
+		}
 	}
-	l, ok := m.sockets[record.Name].(*Listener)
-	m.mu.Unlock()
-	if !ok {
-		m.log.Warn("mitosis: forwarded connection closed, there is no listener of its name", "name", record.Name)
-		return nil
-	}
-	inner, err := rebuildConn(fd)
 	if err != nil {
-		m.log.Error("mitosis: forwarded connection", "name", record.Name, "error", err)
+		return nil, nil, false, l.operror("accept", err)
+	}
+	if f != nil {
+		return c, f.unread, true, nil
+	}
+	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
+		l.registry.configureAccepted(tcp)
+	}
+	return c, nil, false, nil
+}
+
+// nextForwarded takes a connection from the queue. If others are left, it wakes
+// another caller of Accept for them.
+func (l *Listener) nextForwarded() *forwardedConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.forwarded) == 0 {
 		return nil
 	}
-	var c net.Conn = inner
-	if len(unread) > 0 {
-		c = &lateConn{Conn: inner, unread: unread}
+	f := l.forwarded[0]
+	l.forwarded = l.forwarded[1:]
+	if len(l.forwarded) > 0 {
+		l.gate.poke()
 	}
-	l.take(c)
-	return nil
+	return f
 }
 
 // take queues a forwarded connection for Accept, when it is readable.
-func (l *Listener) take(c net.Conn) {
+func (l *Listener) take(f *forwardedConn) {
+	if len(f.unread) > 0 {
+		l.queue(f)
+		return
+	}
 	l.mu.Lock()
 	if l.parked == nil {
-		l.parked = map[net.Conn]bool{}
+		l.parked = map[*forwardedConn]bool{}
 	}
-	if _, ok := c.(*lateConn); ok {
-		l.forwarded = append(l.forwarded, c)
-	} else {
-		l.parked[c] = true
-		go l.awaitReadable(c)
-	}
+	l.parked[f] = true
+	l.mu.Unlock()
+	f.conn.SetReadDeadline(f.deadline)
+	go l.awaitReadable(f)
+	l.forwardRest()
+}
+
+// queue makes Accept return f.
+func (l *Listener) queue(f *forwardedConn) {
+	l.mu.Lock()
+	l.forwarded = append(l.forwarded, f)
+	l.arrival.Broadcast()
 	l.mu.Unlock()
 	l.gate.poke()
 	l.forwardRest()
 }
 
-// awaitReadable queues c when its peer has sent something, or has closed it.
-func (l *Listener) awaitReadable(c net.Conn) {
-	readable := sys.AwaitReadable(c.(streamConn)) == nil
+// awaitReadable queues f when its peer has sent something, or has closed it.
+func (l *Listener) awaitReadable(f *forwardedConn) {
+	err := sys.AwaitReadable(f.conn)
 	l.mu.Lock()
-	_, parked := l.parked[c]
-	delete(l.parked, c)
-	if parked && readable {
-		l.forwarded = append(l.forwarded, c)
-	}
+	parked := l.parked[f]
+	delete(l.parked, f)
 	l.mu.Unlock()
 	switch {
-	case parked && readable:
-		l.gate.poke()
-		l.forwardRest()
-	case parked:
-		c.Close()
+	case !parked: // it has gone on to the next generation, or is closed
+	case err != nil:
+		f.conn.Close()
+	default:
+		f.conn.SetReadDeadline(time.Time{})
+		f.deadline = time.Time{}
+		l.queue(f)
 	}
 }
 
@@ -156,34 +188,66 @@ func (l *Listener) forwardRest() {
 	if !l.gate.endedWith(ErrSuperseded) {
 		return
 	}
-	l.mu.Lock()
-	rest := l.forwarded
-	for c := range l.parked {
-		rest = append(rest, c)
-		c.SetReadDeadline(past) // awaitReadable ends, and finds it gone
-	}
-	l.forwarded, l.parked = nil, nil
-	l.mu.Unlock()
-	for _, c := range rest {
-		c.SetReadDeadline(time.Time{})
-		if err := l.Forward(c, nil); err != nil {
+	for _, f := range l.takeRest() {
+		f.conn.SetReadDeadline(past) // awaitReadable ends, and finds it gone
+		if err := l.ForwardUntil(f.conn, f.unread, f.deadline); err != nil {
 			l.registry.log.Error("mitosis: a connection could not be handed on", "name", l.name, "error", err)
-			c.Close()
+			f.conn.Close()
 		}
 	}
 }
 
-// dropForwarded closes what was forwarded and not accepted: the listener is closed.
-func (l *Listener) dropForwarded() {
+// takeRest takes all forwarded connections that Accept has not returned.
+func (l *Listener) takeRest() []*forwardedConn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for c := range l.parked {
-		c.Close()
-	}
-	for _, c := range l.forwarded {
-		c.Close()
+	rest := l.forwarded
+	for f := range l.parked {
+		rest = append(rest, f)
 	}
 	l.forwarded, l.parked = nil, nil
+	return rest
+}
+
+// dropForwarded closes what was forwarded and not accepted: the listener is closed.
+func (l *Listener) dropForwarded() {
+	for _, f := range l.takeRest() {
+		f.conn.Close()
+	}
+}
+
+// transparentConn is a connection that wraps another and changes no byte of it.
+type transparentConn interface {
+	net.Conn
+	NetConn() net.Conn // the one beneath
+	Unread() []byte    // what was read from that and comes first from Read
+	Leave()            // it belongs to somebody else from now on
+}
+
+// unwrapConn returns the connection with a descriptor that c is, and a copy of what
+// was read from it already.
+func unwrapConn(c net.Conn) (inner streamConn, unread []byte, err error) {
+	for {
+		wrapper, ok := c.(transparentConn)
+		if !ok {
+			inner, err = transferableConn(c)
+			return inner, unread, err
+		}
+		unread = append(append([]byte(nil), wrapper.Unread()...), unread...)
+		c = wrapper.NetConn()
+	}
+}
+
+// leave tells the wrappers of a connection that it has been handed on.
+func leave(c net.Conn) {
+	for {
+		wrapper, ok := c.(transparentConn)
+		if !ok {
+			return
+		}
+		wrapper.Leave()
+		c = wrapper.NetConn()
+	}
 }
 
 // lateConn is a forwarded connection with bytes that were read before.
@@ -193,8 +257,20 @@ type lateConn struct {
 	unread []byte
 }
 
+var _ transparentConn = (*lateConn)(nil)
+
 // NetConn returns the connection beneath.
 func (c *lateConn) NetConn() net.Conn { return c.Conn }
+
+// Unread returns what comes first from Read.
+func (c *lateConn) Unread() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unread
+}
+
+// Leave does nothing: the connection beneath is another's, and so are the bytes.
+func (c *lateConn) Leave() {}
 
 func (c *lateConn) Read(p []byte) (int, error) {
 	c.mu.Lock()

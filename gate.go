@@ -162,8 +162,11 @@ func (g *gate) setUserDeadline(t time.Time) error {
 }
 
 // endedWith says whether the gate is over because of err.
-func (g *gate) endedWith(err error) bool {
+func (g *gate) endedWith(err error) bool { return errors.Is(g.ended(), err) }
+
+// ended returns why the gate is over, or nil.
+func (g *gate) ended() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return errors.Is(g.final, err)
+	return g.final
 }

@@ -35,8 +35,11 @@ type Listener struct {
 	gate  *gate
 
 	mu        sync.Mutex
-	forwarded []net.Conn        // by the old generation, for Accept
-	parked    map[net.Conn]bool // those on which nothing has come yet
+	forwarded []*forwardedConn        // by older generations, for Accept
+	parked    map[*forwardedConn]bool // those on which nothing has come yet
+	arrival   sync.Cond               // of a forwarded connection, or the end
+	drained   bool                    // the socket is closed, Accept goes on
+	accepts   chan struct{}           // gets one when Accept returns
 }
 
 // newListener wraps inner. Its gate is shut until the registry opens it.
@@ -44,7 +47,9 @@ func newListener(r *registration, inner streamListener) *Listener {
 	if unix, ok := inner.(*net.UnixListener); ok {
 		unix.SetUnlinkOnClose(false) // the registry knows who owns the path
 	}
-	return &Listener{registration: r, inner: inner, gate: newGate(inner.SetDeadline)}
+	l := &Listener{registration: r, inner: inner, gate: newGate(inner.SetDeadline), accepts: make(chan struct{}, 1)}
+	l.arrival.L = &l.mu
+	return l
 }
 
 // Accept waits for the next connection. Before [Registry.Ready] has returned it
@@ -53,51 +58,95 @@ func newListener(r *registration, inner streamListener) *Listener {
 // both net.ErrClosed and ErrSuperseded; after Close, one that matches
 // net.ErrClosed.
 func (l *Listener) Accept() (net.Conn, error) {
-	var accepted net.Conn
-	err := l.gate.do(func() (err error) {
-		if accepted = l.nextForwarded(); accepted != nil {
-			return nil
-		}
-		accepted, err = l.inner.Accept()
-		return err
-	})
-	if err != nil {
-		return nil, l.operror("accept", err)
+	c, unread, _, err := l.AcceptForwarded()
+	if err == nil && len(unread) > 0 {
+		return &lateConn{Conn: c, unread: unread}, nil
 	}
-	if tcp, ok := accepted.(*net.TCPConn); ok && l.inherited {
-		l.registry.configureAccepted(tcp)
-	}
-	return accepted, nil
-}
-
-// nextForwarded takes a connection from the queue. If others are left, it wakes
-// another caller of Accept for them.
-func (l *Listener) nextForwarded() net.Conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.forwarded) == 0 {
-		return nil
-	}
-	c := l.forwarded[0]
-	l.forwarded = l.forwarded[1:]
-	if len(l.forwarded) > 0 {
-		l.gate.poke()
-	}
-	return c
+	return c, err
 }
 
 // Close closes the listener and takes its name out of the registry. The port is
 // free at once, and the path of a Unix socket is unlinked, unless another
 // generation has inherited the socket: then only this process's part of it ends.
+// What is in the queue of a socket that nobody else has is reset by the system;
+// see Drain.
 func (l *Listener) Close() error {
 	if err := l.registry.close(l, func() error {
-		l.gate.end(net.ErrClosed)
+		l.end(net.ErrClosed)
 		l.dropForwarded()
+		if l.isDrained() {
+			return nil
+		}
 		return l.inner.Close()
 	}); err != nil {
 		return l.operror("close", err)
 	}
 	return nil
+}
+
+// Drain closes the listening socket of a service that ends without a successor,
+// when Accept has returned every connection that waits in its queue, or when ctx
+// ends. From then on the system refuses new connections, and Accept returns those
+// that older generations still forward, until Close. Somebody has to be in Accept.
+//
+// While a split is under way Drain waits for its outcome. The error matches
+// ErrSuperseded if the next generation has the socket: then nothing is closed here.
+func (l *Listener) Drain(ctx context.Context) error {
+	m := l.registry
+	m.mu.Lock()
+	err := m.awaitNoSplit()
+	m.mu.Unlock()
+	if err != nil {
+		return l.operror("drain", err)
+	}
+	for waiting := true; waiting && sys.Readable(l.inner); {
+		select {
+		case <-l.accepts:
+		case <-ctx.Done():
+			waiting = false
+		}
+	}
+	l.mu.Lock()
+	l.drained = true
+	l.mu.Unlock()
+	if err := l.inner.Close(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// errDrained means that only forwarded connections can still be accepted.
+var errDrained = errors.New("the listening socket is closed")
+
+func (l *Listener) isDrained() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.drained
+}
+
+// awaitForwarded waits for a forwarded connection or for the end.
+func (l *Listener) awaitForwarded() (*forwardedConn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if len(l.forwarded) > 0 {
+			f := l.forwarded[0]
+			l.forwarded = l.forwarded[1:]
+			return f, nil
+		}
+		if err := l.gate.ended(); err != nil {
+			return nil, err
+		}
+		l.arrival.Wait()
+	}
+}
+
+// end turns away everybody who is in Accept, for good.
+func (l *Listener) end(err error) {
+	l.gate.end(err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.arrival.Broadcast()
 }
 
 // Addr returns the address that the socket is bound to, with the port that the
@@ -132,14 +181,17 @@ func (l *Listener) awaitFrozen(ctx context.Context) error { return l.gate.draine
 func (l *Listener) open()                                 { l.gate.open() }
 
 func (l *Listener) supersede() {
-	l.gate.end(handedOver)
+	l.end(handedOver)
 	l.inner.Close()
 	l.forwardRest()
 }
 
 func (l *Listener) discard() error {
-	l.gate.end(net.ErrClosed)
+	l.end(net.ErrClosed)
 	l.dropForwarded()
+	if l.isDrained() {
+		return nil
+	}
 	return l.inner.Close()
 }
 

@@ -278,7 +278,8 @@ func (t *takeover) run(ctx context.Context) error {
 		m.predecessor.Send(wire.Frame{Kind: wire.Settled})
 	}
 	step(stepNewSettled)
-	go t.hear()
+	h := &hearing{m: m, link: m.predecessor, pid: int(m.hello.Pid), frames: t.frames, quit: t.quit}
+	go h.run()
 	return nil
 }
 
@@ -483,36 +484,6 @@ func (m *Registry) releaseUnclaimed() {
 			}
 		}
 		m.log.Warn("mitosis: inherited socket closed, nobody asked for it", "name", name, "type", s.Type, "network", s.Network, "address", s.Address)
-	}
-}
-
-// hear takes what the old process sends while it drains, until it is gone.
-func (t *takeover) hear() {
-	for {
-		select {
-		case r, ok := <-t.frames:
-			if !ok || r.err != nil {
-				t.m.oldLives.Store(false)
-				t.m.log.Info("mitosis: the old process is gone", "predecessor", t.m.hello.Pid)
-				return
-			}
-			if r.Kind == wire.Forward {
-				if err := t.takeForwarded(r.Frame); err != nil {
-					t.m.log.Error("mitosis: forwarded connection", "error", err)
-				}
-				continue
-			}
-			wire.CloseDescriptors(r.Descriptors)
-			if r.Kind == wire.Signal {
-				var notice wire.Notice
-				if err := r.Decode(&notice, 0); err == nil {
-					t.m.request(request{stop: notice.Stop})
-				}
-			}
-		case <-t.m.over:
-			close(t.quit)
-			return
-		}
 	}
 }
 

@@ -59,3 +59,6 @@ func ShutdownUnlessReset(syscall.RawConn) {}
 
 // AwaitReadable is not supported here.
 func AwaitReadable(syscall.Conn) error { return errors.ErrUnsupported }
+
+// Readable says no: nobody can tell here.
+func Readable(syscall.Conn) bool { return false }

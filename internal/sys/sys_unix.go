@@ -154,3 +154,23 @@ func AwaitReadable(c syscall.Conn) error {
 		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 	})
 }
+
+// Readable says whether a read from c, or an accept, would find something now.
+func Readable(c syscall.Conn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	readable := false
+	raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			n, err := unix.Poll(poll, 0)
+			if !errors.Is(err, unix.EINTR) {
+				readable = err == nil && n > 0
+				return
+			}
+		}
+	})
+	return readable
+}

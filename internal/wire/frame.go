@@ -40,12 +40,13 @@ const (
 
 	Settled = Optional | 1 // new to old, after Ack: the PID file is written
 	Signal  = Optional | 2 // old to new, after Ack: a signal that came too late for the old one
+	Relay   = Optional | 3 // old to new, after Ack: the link to a still older process, which drains
 )
 
 var kindNames = map[Kind]string{
 	Hello: "HELLO", Sockets: "SOCKETS", Join: "JOIN", Want: "WANT", State: "STATE", StateEnd: "STATEEND",
 	Conns: "CONNS", Data: "DATA", Complete: "COMPLETE", Ready: "READY", Commit: "COMMIT", Ack: "ACK", Forward: "FORWARD",
-	Refuse: "REFUSE", Settled: "SETTLED", Signal: "SIGNAL",
+	Refuse: "REFUSE", Settled: "SETTLED", Signal: "SIGNAL", Relay: "RELAY",
 }
 
 // String returns the name of the kind as the documents write it.
@@ -62,7 +63,7 @@ func Kinds() []Kind {
 	for k := Hello; k <= Refuse; k++ {
 		kinds = append(kinds, k)
 	}
-	return append(kinds, Settled, Signal)
+	return append(kinds, Settled, Signal, Relay)
 }
 
 func (k Kind) known() bool { _, ok := kindNames[k]; return ok }

@@ -153,6 +153,13 @@ type Notice struct {
 	Stop bool `json:"stop"` // end; otherwise split
 }
 
+// Relaying is the payload of Relay. The descriptors are the link, and those that
+// were received over it for frames that are not whole yet.
+type Relaying struct {
+	Pid      int    `json:"pid"`                // of the process at the other end
+	Buffered []byte `json:"buffered,omitempty"` // received and not dealt with
+}
+
 // Message returns a frame of the kind with v as its payload.
 func Message(kind Kind, v any, descriptors ...int) (Frame, error) {
 	p, err := json.Marshal(v)
