@@ -1,10 +1,3 @@
-//go:build ignore
-
-// This file waits for the package httpx. When there is one, these five lines and the build constraint go, the table in
-// README.md gets its row, and the variant is measured like the others:
-//
-//	| httpx | `httpx.ListenAndServe`, which moves idle connections to the new process | SIGHUP |
-
 package variants
 
 import (
