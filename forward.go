@@ -52,18 +52,25 @@ func (l *Listener) forward(c net.Conn, unread []byte, deadline time.Time) error 
 		return err
 	}
 	defer sys.CloseDescriptor(fd)
-	record := wire.ConnRecord{Name: l.name, Unread: uint64(len(unread)), ReadDeadline: deadlineNanoseconds(deadline)}
+	record := wire.ConnRecord{Name: l.name, ReadDeadline: deadlineNanoseconds(deadline)}
+	if err := sendForward(link, record, fd, unread); err != nil {
+		return err
+	}
+	leave(c)
+	return inner.Close()
+}
+
+// sendForward sends a connection, whose descriptor stays the caller's, to the next
+// generation.
+func sendForward(link *wire.Link, record wire.ConnRecord, fd int, unread []byte) error {
+	record.Unread = uint64(len(unread))
 	frames := []wire.Frame{{Kind: wire.Forward, Payload: wire.AppendConns(nil, []wire.ConnRecord{record}), Descriptors: []int{fd}}}
 	sendData([][]byte{unread}, func(f wire.Frame) error {
 		f.Payload = append([]byte(nil), f.Payload...)
 		frames = append(frames, f)
 		return nil
 	})
-	if err := link.Send(frames...); err != nil {
-		return err
-	}
-	leave(c)
-	return inner.Close()
+	return link.Send(frames...)
 }
 
 // successorLink returns the link to the generation that has taken over.

@@ -175,7 +175,11 @@ func (h *hearing) takeForwarded(frame wire.Frame) error {
 		m.changed.Wait()
 	}
 	l, ok := m.sockets[record.Name].(*Listener)
+	successor := m.successor
 	m.mu.Unlock()
+	if successor != nil {
+		return sendForward(successor, record, fd, unread)
+	}
 	if !ok {
 		return fmt.Errorf("a connection is closed, there is no listener %q: %w", record.Name, ErrNotFound)
 	}
