@@ -1,10 +1,13 @@
 package mitosis_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,4 +125,152 @@ func TestManyForwardedConnectionsAllReachSomeCallerOfAccept(t *testing.T) {
 	for range many {
 		(<-got).Close()
 	}
+}
+
+func TestAConnectionReachesTheNewestGenerationWhenThoseBetweenHaveGone(t *testing.T) {
+	t.Parallel()
+	m1, ln1, accepted, peer := listening(t)
+	m2, _ := splitListening(t, m1)
+	m3, ln3 := splitListening(t, m2)
+	require.NoError(t, m2.Close())
+	_, ln4 := splitListening(t, m3)
+	require.NoError(t, m3.Close())
+	_, err := ln3.Accept()
+	require.ErrorIs(t, err, mitosis.ErrSuperseded)
+
+	_, err = io.WriteString(peer, " world")
+	require.NoError(t, err)
+	// The links are passed on by goroutines: until then the connection is refused, and stays whole.
+	require.Eventually(t, func() bool { return ln1.Forward(accepted, []byte("hello")) == nil }, 10*time.Second, time.Millisecond)
+	c, err := ln4.Accept()
+	require.NoError(t, err)
+	b := make([]byte, len("hello world"))
+	_, err = io.ReadFull(c, b)
+	require.NoError(t, err)
+	require.Equal(t, "hello world", string(b))
+}
+
+// Bytes and descriptors that the generation between has received and not dealt with go on, too.
+func TestNothingIsLostWhenTheLinkOfAnOlderGenerationIsPassedOnInTheMiddleOfATransfer(t *testing.T) {
+	t.Parallel()
+	m1, ln1, first, _ := listening(t)
+	require.NoError(t, first.Close())
+	const many = 60
+	accepted := make([]net.Conn, many)
+	for i := range accepted {
+		peer, err := net.Dial("tcp", ln1.Addr().String())
+		require.NoError(t, err)
+		defer peer.Close()
+		accepted[i], err = ln1.Accept()
+		require.NoError(t, err)
+	}
+	m2, _ := splitListening(t, m1)
+	sent := make(chan error, 1)
+	unread := bytes.Repeat([]byte("0123456789abcdef"), 40_000) // three frames
+	go func() {
+		for i, c := range accepted {
+			if err := ln1.Forward(c, append([]byte{byte(i)}, unread...)); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	m3, ln3 := splitListening(t, m2)
+	_, ln4 := splitListening(t, m3)
+	seen := map[byte]bool{}
+	for range accepted {
+		c, err := ln4.Accept()
+		require.NoError(t, err)
+		b := make([]byte, 1+len(unread))
+		_, err = io.ReadFull(c, b)
+		require.NoError(t, err)
+		require.Equal(t, unread, b[1:])
+		seen[b[0]] = true
+		c.Close()
+	}
+	require.Len(t, seen, many)
+	require.NoError(t, <-sent)
+	_, err := ln3.Accept()
+	require.ErrorIs(t, err, mitosis.ErrSuperseded)
+}
+
+func TestAForwardedConnectionThatStaysSilentIsClosedAtItsDeadlineInWhicheverGeneration(t *testing.T) {
+	t.Parallel()
+	m1, ln1, accepted, peer := listening(t)
+	m2, _ := splitListening(t, m1)
+	require.NoError(t, ln1.ForwardUntil(accepted, nil, time.Now().Add(300*time.Millisecond)))
+	splitListening(t, m2)
+	began := time.Now()
+	require.NoError(t, peer.SetReadDeadline(began.Add(20*time.Second)))
+	_, err := peer.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestADrainedListenerLosesNothingThatWasInItsQueue(t *testing.T) {
+	t.Parallel()
+	m := mitosistest.New(t, quiet)
+	l, err := m.Listen("web", "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, m.Ready(t.Context()))
+	ln := l.(*mitosis.Listener)
+	const many = 50
+	for range many {
+		peer, err := net.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		defer peer.Close()
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- ln.Drain(t.Context()) }()
+	for range many {
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		defer c.Close()
+	}
+	require.NoError(t, <-drained)
+	_, err = net.Dial("tcp", ln.Addr().String())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	accepting := make(chan error, 1)
+	go func() {
+		_, err := ln.Accept()
+		accepting <- err
+	}()
+	require.NoError(t, ln.Close())
+	require.ErrorIs(t, <-accepting, net.ErrClosed)
+	require.ErrorIs(t, ln.Close(), net.ErrClosed)
+}
+
+func TestADrainedListenerStillReturnsWhatAnOlderGenerationForwards(t *testing.T) {
+	t.Parallel()
+	m1, ln1, accepted, peer := listening(t)
+	_, ln2 := splitListening(t, m1)
+	require.ErrorIs(t, ln1.Drain(t.Context()), mitosis.ErrSuperseded)
+	require.NoError(t, ln2.Drain(t.Context()))
+	require.NoError(t, ln1.Forward(accepted, nil))
+	_, err := io.WriteString(peer, "x")
+	require.NoError(t, err)
+	c, _, forwarded, err := ln2.AcceptForwarded()
+	require.NoError(t, err)
+	require.True(t, forwarded)
+	b := make([]byte, 1)
+	_, err = c.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "x", string(b))
+}
+
+func TestAForwardedConnectionWithUnreadBytesCanBeGivenToTheRegistry(t *testing.T) {
+	t.Parallel()
+	m1, ln1, accepted, peer := listening(t)
+	m2, ln2 := splitListening(t, m1)
+	require.NoError(t, ln1.Forward(accepted, []byte("he")))
+	late, err := ln2.Accept()
+	require.NoError(t, err)
+	c, err := m2.AddConn("live", late, []byte("l"))
+	require.NoError(t, err)
+	_, err = io.WriteString(peer, "lo")
+	require.NoError(t, err)
+	b := make([]byte, 5)
+	_, err = io.ReadFull(c, b)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(b))
 }

@@ -23,10 +23,17 @@ type hearing struct {
 	leaving bool // the link goes on to the next generation
 }
 
+// start begins to hear.
+func (h *hearing) start() {
+	h.m.hearings.Add(1)
+	go h.run()
+}
+
 // run hears until the other process or this one is gone.
 func (h *hearing) run() {
 	m := h.m
-	done := m.done
+	defer m.hearings.Done()
+	done, over := m.done, m.over
 	for {
 		select {
 		case r, ok := <-h.frames:
@@ -42,16 +49,26 @@ func (h *hearing) run() {
 			h.leave() // take may have waited for the rest of something
 		case <-done:
 			done = nil
-			m.mu.Lock()
-			h.leaving = m.successor != nil
-			m.mu.Unlock()
+			h.leaving = m.superseded()
 			h.leave()
-		case <-m.over:
+		case <-over:
+			over = nil
+			if h.leaving = m.superseded(); h.leaving {
+				h.leave() // Close waits for it
+				continue
+			}
 			close(h.quit)
 			h.link.Close()
 			return
 		}
 	}
+}
+
+// superseded says whether there is a next generation.
+func (m *Registry) superseded() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.successor != nil
 }
 
 // leave makes the pump stop between two frames.
@@ -94,6 +111,7 @@ func (h *hearing) take(frame wire.Frame) {
 
 // next returns the frame that has to follow the one that take has got.
 func (h *hearing) next() (wire.Frame, error) {
+	over := h.m.over
 	for {
 		select {
 		case r, ok := <-h.frames:
@@ -106,8 +124,11 @@ func (h *hearing) next() (wire.Frame, error) {
 				return wire.Frame{}, ErrOldDied
 			}
 			return r.Frame, r.err
-		case <-h.m.over:
-			return wire.Frame{}, ErrClosed
+		case <-over:
+			over = nil
+			if !h.m.superseded() {
+				return wire.Frame{}, ErrClosed
+			}
 		}
 	}
 }
@@ -147,7 +168,7 @@ func (h *hearing) takeRelayed(frame wire.Frame) error {
 	}
 	older := &hearing{m: h.m, link: link, pid: what.Pid, quit: make(chan struct{})}
 	older.frames = pump(link, older.quit)
-	go older.run()
+	older.start()
 	return nil
 }
 

@@ -279,7 +279,7 @@ func (t *takeover) run(ctx context.Context) error {
 	}
 	step(stepNewSettled)
 	h := &hearing{m: m, link: m.predecessor, pid: int(m.hello.Pid), frames: t.frames, quit: t.quit}
-	go h.run()
+	h.start()
 	return nil
 }
 

@@ -75,6 +75,7 @@ type Registry struct {
 	done     chan struct{}
 	over     chan struct{} // Close was called
 	passedOn chan struct{} // after the commit: no signal will be passed on any more
+	hearings sync.WaitGroup
 	signals  *signals
 	requests chan request // that came over the link from the old process
 }
@@ -564,16 +565,31 @@ func (m *Registry) Close() error {
 	}
 	m.signals.stop()
 	close(m.over)
-	if m.predecessor != nil {
-		m.predecessor.Close()
-	}
 	if m.successor != nil {
 		m.successor.SetWriteDeadline(time.Now().Add(time.Second)) // it may be stopped
 		<-m.passedOn
+		m.awaitHearings(time.Second)
 		m.successor.Close()
+	}
+	if m.predecessor != nil {
+		m.predecessor.Close()
 	}
 	m.release()
 	return errors.Join(errs...)
+}
+
+// awaitHearings waits until the links of older processes have been passed on. One
+// that is stopped in the middle of a frame is not waited for.
+func (m *Registry) awaitHearings(limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		m.hearings.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
 }
 
 // setPhase moves on, with m.mu held, and returns where it was.
