@@ -11,6 +11,10 @@ import (
 
 var oobSize = unix.CmsgSpace(MaxDescriptors * 4)
 
+// maxArrived is how many descriptors can have come for the frame that is being
+// read and the one behind it. A peer that sends more is after this process's limit.
+const maxArrived = 2 * MaxDescriptors
+
 // writeFirst writes the start of b, with the descriptors on its first byte.
 func (l *Link) writeFirst(b []byte, descriptors []int) (int, error) {
 	if len(descriptors) == 0 {
@@ -44,6 +48,9 @@ func (l *Link) readSome(b []byte) (int, error) {
 	if flags&unix.MSG_CTRUNC != 0 {
 		// Also what a process sees that is at its descriptor limit.
 		return 0, fmt.Errorf("%w: descriptors were lost (MSG_CTRUNC); is the descriptor limit reached?", ErrMalformed)
+	}
+	if len(l.arrived) > maxArrived {
+		return 0, fmt.Errorf("%w: %d descriptors for frames that are not whole yet", ErrMalformed, len(l.arrived))
 	}
 	if n == 0 {
 		return 0, io.EOF

@@ -328,6 +328,22 @@ func TestDescriptorsThatNoFrameAnnouncedBreakTheLinkAndAreClosed(t *testing.T) {
 	}
 }
 
+func TestDescriptorsWithoutEndForAFrameThatIsNeverWholeBreakTheLink(t *testing.T) {
+	raw, link := linkPair(t)
+	w := newWitness(t)
+	_, err := raw.Write(encode(Conns, MaxDescriptors, MaxPayload))
+	require.NoError(t, err)
+	for range 3 {
+		_, _, err := raw.WriteMsgUnix([]byte{0}, unix.UnixRights(w.copies(MaxDescriptors)...), nil)
+		require.NoError(t, err)
+	}
+	w.sent()
+	_, err = link.Receive()
+	require.ErrorIs(t, err, ErrMalformed)
+	require.ErrorContains(t, err, "759 descriptors")
+	w.hasNoCopy()
+}
+
 func TestDescriptorsForWhichThereIsNoRoomBreakTheLink(t *testing.T) {
 	raw, link := linkPair(t)
 	w := newWitness(t)
