@@ -542,11 +542,14 @@ func (s *split) commit(ctx context.Context) error {
 		defer cancel()
 		err = s.await(limit, wire.Ack, nil)
 	}
+	if n, _ := token.Read(make([]byte, 1)); n == 1 { // taken back: it will never own anything
+		if err == nil {
+			err = fmt.Errorf("%w: the new process acknowledged a commit that it has not taken", ErrProtocol)
+		}
+		return err
+	}
 	if err == nil {
 		return nil
-	}
-	if n, _ := token.Read(make([]byte, 1)); n == 1 {
-		return err // taken back: it will never own anything
 	}
 	// It has read the token, and acknowledges before it does anything else.
 	s.m.log.Warn("mitosis: the new process has the token and has not acknowledged yet", "child", s.child.Pid(), "error", err)
