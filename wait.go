@@ -238,6 +238,9 @@ func (m *Registry) passOn(r request) {
 	m.log.Info("mitosis: signal passed on to the next generation", "stop", r.stop)
 }
 
+// maxPIDFile is more than the bytes of any process id.
+const maxPIDFile = 64
+
 // writePIDFile replaces the file by rename, so that nobody reads half of it.
 func writePIDFile(path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
@@ -255,8 +258,13 @@ func writePIDFile(path string) error {
 	return err
 }
 
-// removePIDFile removes the file if it still names this process.
+// removePIDFile removes the file if it still names this process. Whatever else
+// somebody has put in its place is not read: a pipe would never end.
 func removePIDFile(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxPIDFile) {
+		return nil
+	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(b)) != strconv.Itoa(os.Getpid()) {
 		return nil
