@@ -2,6 +2,7 @@ package mitosis
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/bhuthesh/mitosis/internal/sys"
 	"github.com/bhuthesh/mitosis/internal/wire"
@@ -48,6 +49,9 @@ func inherit(variables []string) inheritance {
 	if hello.Nonce != env.nonce {
 		return inheritance{err: fmt.Errorf("%w: the nonce in %s is not the one on the control link", ErrEnvironment, linkVariable)}
 	}
+	if err := checkSetID(env.link); err != nil {
+		return inheritance{err: fmt.Errorf("%w: %w", ErrEnvironment, err)}
+	}
 	in := inheritance{child: true, link: env.link, hello: hello, sockets: env.sockets}
 	if err := sys.SetCloseOnExec(env.link); err != nil {
 		in.err = fmt.Errorf("%w: control link: %w", ErrEnvironment, err)
@@ -68,4 +72,22 @@ func inherit(variables []string) inheritance {
 		}
 	}
 	return in
+}
+
+// checkSetID refuses, in a program that runs with more rights than the user has who
+// started it (set-user-ID, set-group-ID), what that user hands over: sockets and
+// states come from a process with the same rights, or from root.
+func checkSetID(link int) error {
+	user, group := os.Geteuid(), os.Getegid()
+	if user == os.Getuid() && group == os.Getgid() {
+		return nil
+	}
+	uid, gid, err := sys.PeerIDs(link)
+	if err != nil {
+		return fmt.Errorf("a set-user-ID or set-group-ID program, and the old process is not known: %w", err)
+	}
+	if uid != 0 && (uid != user || gid != group) {
+		return fmt.Errorf("a set-user-ID or set-group-ID program (%d:%d) takes nothing over from a process with the rights of %d:%d", user, group, uid, gid)
+	}
+	return nil
 }
