@@ -132,7 +132,9 @@ func (s *split) run(ctx context.Context, args []string) error {
 	defer cancel()
 	m.move(frozen)
 	s.frozen = true
-	if err := m.freeze(limit); err != nil {
+	if err := m.freeze(limit); errors.Is(err, errChildGone) {
+		return s.lastWords(err, wire.Refuse, nil) // it may have said why
+	} else if err != nil {
 		return err
 	}
 
