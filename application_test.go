@@ -29,6 +29,7 @@ type plan struct {
 
 	Warm     bool          `json:",omitempty"` // Ready waits for the call "ready"
 	Patience time.Duration `json:",omitempty"` // of the context of Ready, 0: for ever
+	Join     time.Duration `json:",omitempty"` // limit of Init, for the fate "be faulty"
 	Idle     bool          `json:",omitempty"` // nothing is accepted or read until the call "serve"
 	Eager    bool          `json:",omitempty"` // it serves before Ready
 	Deaf     bool          `json:",omitempty"` // Wait waits for the call "wait"

@@ -32,17 +32,7 @@ func init() {
 		if err != nil {
 			return "", err
 		}
-		go func() {
-			for {
-				line, err := c.Reader().ReadString('\n')
-				if err == nil {
-					_, err = io.WriteString(c, a.reply(strings.TrimSuffix(line, "\n")))
-				}
-				if err != nil {
-					return
-				}
-			}
-		}()
+		go a.answer(c)
 		return "", nil
 	}
 	// Lines are written that nobody has asked for, each counted and written under the
@@ -73,6 +63,19 @@ func init() {
 			return "", err
 		}
 		return "", c.Close()
+	}
+}
+
+// answer answers the lines on a live connection.
+func (a *application) answer(c *Conn) {
+	for {
+		line, err := c.Reader().ReadString('\n')
+		if err == nil {
+			_, err = io.WriteString(c, a.reply(strings.TrimSuffix(line, "\n")))
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,6 +109,10 @@ func (a *application) accept(ln net.Listener) {
 	defer a.loops.Done()
 	for {
 		c, err := ln.Accept()
+		if errors.Is(err, syscall.EMFILE) {
+			time.Sleep(5 * time.Millisecond) // as http.Server does
+			continue
+		}
 		if err != nil {
 			a.report("accept ended", "", err)
 			return
