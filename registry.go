@@ -122,7 +122,8 @@ var initialised struct {
 // generation 1. From here on split and stop signals are caught; see [Registry.Wait].
 //
 // It returns an error that matches ErrEnvironment if this is a new process whose
-// environment was changed on the way, ErrVersion or ErrProtocol if it does not
+// environment was changed on the way or that has more rights than the old one
+// (set-user-ID), ErrVersion or ErrProtocol if it does not
 // understand the old one; the old process then serves on, and its Split returns
 // the reason. Variables of a hand-over that lead nowhere (they were copied from
 // another process, say) are ignored with a warning.
