@@ -87,18 +87,24 @@ func (e *TimeoutError) Error() string {
 func (e *TimeoutError) Unwrap() error { return ErrTimeout }
 
 // RefusedError holds what the new process said when its Init or Ready failed. It
-// matches [ErrRefused].
+// matches [ErrRefused], and [ErrVersion] if that was the reason.
 type RefusedError struct {
-	Pid    int
-	Reason string
+	Pid     int
+	Reason  string
+	Version bool // it shares no version of the protocol with the old one
 }
 
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("%v (pid %d): %s", ErrRefused, e.Pid, e.Reason)
 }
 
-// Unwrap returns ErrRefused.
-func (e *RefusedError) Unwrap() error { return ErrRefused }
+// Unwrap returns ErrRefused, and ErrVersion if that was the reason.
+func (e *RefusedError) Unwrap() []error {
+	if e.Version {
+		return []error{ErrRefused, ErrVersion}
+	}
+	return []error{ErrRefused}
+}
 
 // handedOver is the error of a call on a socket that the next generation owns: it
 // matches both net.ErrClosed, so that loops end, and ErrSuperseded, so that

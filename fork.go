@@ -78,7 +78,7 @@ type split struct {
 // if there are none. Split returns an error that matches ErrNotReady before Ready,
 // ErrSplitting while another Split is under way, ErrSuperseded, ErrClosed,
 // ErrChildExited (see [ExitError]), ErrTimeout (see [TimeoutError]), ErrRefused
-// (see [RefusedError]), ErrProtocol, ErrTruncated, or what ended ctx; if the program cannot
+// (see [RefusedError]), ErrVersion, ErrProtocol, ErrTruncated, or what ended ctx; if the program cannot
 // be started, the system's error. On systems without descriptor passing it matches
 // errors.ErrUnsupported.
 func (m *Registry) Split(ctx context.Context, args ...string) error {
@@ -379,7 +379,7 @@ func (s *split) expect(r received, kind wire.Kind, v any) error {
 		if err := r.Decode(&refusal, 0); err != nil {
 			return fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
-		return &RefusedError{Pid: s.child.Pid(), Reason: refusal.Reason}
+		return &RefusedError{Pid: s.child.Pid(), Reason: refusal.Reason, Version: refusal.Version}
 	case r.Kind != kind:
 		return fmt.Errorf("%w: the new process sent %v where %v was expected", ErrProtocol, r.Kind, kind)
 	case v == nil:

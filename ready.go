@@ -230,7 +230,7 @@ func (m *Registry) own() {
 
 // refuse tells the old process why this one cannot go on.
 func (m *Registry) refuse(reason error) {
-	frame, err := wire.Message(wire.Refuse, wire.Refusal{Reason: firstBytes(reason.Error(), 64<<10)})
+	frame, err := wire.Message(wire.Refuse, wire.Refusal{Reason: firstBytes(reason.Error(), 64<<10), Version: errors.Is(reason, ErrVersion)})
 	if err == nil {
 		m.predecessor.SetWriteDeadline(time.Now().Add(time.Second))
 		m.predecessor.Send(frame)

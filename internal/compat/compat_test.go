@@ -150,6 +150,7 @@ func TestAVersionThatIsNotUnderstoodIsRefusedAndTheOldProcessServesOn(t *testing
 			o := p.failSplit(c.unfit, "")
 			assert.Regexp(t, c.text, o.Error)
 			assert.True(t, o.Refused, o.Error)
+			assert.Equal(t, c.old != earlier && c.unfit != earlier, o.Version, "the earlier version says it in words only")
 			p.awaitOutput("init failed in version "+c.unfit+" (true)", 1)
 			require.Equal(t, fmt.Sprintf("hello %s 1\n", c.old), exchange(t, open(t, "tcp", first.Web), "hello\n"))
 			p.split(c.good, 2)

@@ -145,7 +145,8 @@ type Completion struct {
 
 // Refusal is the payload of Refuse.
 type Refusal struct {
-	Reason string `json:"reason"`
+	Reason  string `json:"reason"`
+	Version bool   `json:"version,omitempty"` // they share no version of the protocol
 }
 
 // Notice is the payload of Signal.
