@@ -51,7 +51,6 @@ type client struct {
 	conn       net.Conn // nil when there is none
 	reader     *bufio.Reader
 	closed     bool // the server has closed the connection before this one
-	broken     bool // and did so without an announcement
 	requests   int
 	generation int // of the last answer
 }
@@ -117,8 +116,7 @@ func (c *client) request() (answer, error) {
 	}
 	c.generation = a.Generation
 	if response.Close {
-		c.closed = c.habit.keepAlive // otherwise the client has asked for it
-		c.hangUp()
+		c.lose()
 	}
 	return a, nil
 }
@@ -133,8 +131,10 @@ func (c *client) dial(deadline time.Time) error {
 	if err != nil {
 		return err
 	}
-	c.tally.dialled(c.closed, c.broken)
-	c.conn, c.reader, c.closed, c.broken = conn, bufio.NewReader(conn), false, false
+	if c.habit.keepAlive {
+		c.tally.dialled(c.closed)
+	}
+	c.conn, c.reader, c.closed = conn, bufio.NewReader(conn), false
 	if c.habit.hesitation > 0 {
 		time.Sleep(rand.N(c.habit.hesitation))
 	}
@@ -146,8 +146,8 @@ func (c *client) send(body []byte) error {
 	if !c.habit.keepAlive {
 		connection = "close"
 	}
-	request := fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: %s\r\nConnection: %s\r\n%s: %s\r\nContent-Length: %d\r\n\r\n",
-		c.address, connection, requestHeader, c.name(), len(body))
+	request := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: %s\r\n%s: %s\r\nContent-Length: %d\r\n\r\n",
+		hitPath, c.address, connection, requestHeader, c.name(), len(body))
 	request = append(request, body...)
 	if n := c.habit.slowEvery; n > 0 && rand.IntN(n) == 0 {
 		half := rand.IntN(len(request))
@@ -183,11 +183,20 @@ func (c *client) wait(ctx context.Context, d time.Duration) {
 		return
 	case err == nil:
 		c.tally.failed(fmt.Sprintf("client %d (%s)", c.number, c.habit.name), errors.New("the server speaks without being asked"))
+		c.hangUp()
 	default:
-		c.closed, c.broken = true, true
+		c.lose()
+	}
+	<-ctx.Done()
+}
+
+// lose gives up a connection that the server has closed. A client that keeps none has asked for that.
+func (c *client) lose() {
+	if c.habit.keepAlive {
+		c.closed = true
+		c.tally.closed()
 	}
 	c.hangUp()
-	<-ctx.Done()
 }
 
 func (c *client) hangUp() {

@@ -119,8 +119,8 @@ func TestAConnectionThatIsClosedBetweenRequestsIsDialledAgain(t *testing.T) {
 		header string
 		want   counts
 	}{
-		"with notice":    {"Connection: close\r\n", counts{dialled: 2, redialled: 1}},
-		"without notice": {"", counts{dialled: 2, redialled: 1, brokenIdle: 1}},
+		"with notice":    {"Connection: close\r\n", counts{dialled: 2, redialled: 1, closed: 2}},
+		"without notice": {"", counts{dialled: 2, redialled: 1, closed: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := badServer(t, func(conn net.Conn, reader *bufio.Reader) {
@@ -146,4 +146,18 @@ func TestAConnectionThatIsClosedBetweenRequestsIsDialledAgain(t *testing.T) {
 			assert.Equal(t, test.want, c.tally.counts())
 		})
 	}
+}
+
+func TestAClientThatKeepsNoConnectionLosesNone(t *testing.T) {
+	address := badServer(t, func(conn net.Conn, reader *bufio.Reader) {
+		if a, ok := correct(reader); ok {
+			write(conn, "200 OK", "Connection: close\r\n", a)
+		}
+	})
+	c := &client{address: address, tally: newTally(1)}
+	for range 2 {
+		_, err := c.request()
+		require.NoError(t, err)
+	}
+	assert.Equal(t, counts{}, c.tally.counts())
 }

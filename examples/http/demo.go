@@ -30,7 +30,7 @@ type demonstration struct {
 	restarts []time.Duration
 }
 
-// demo restarts a service under traffic and says what its clients saw. It returns an error if anything failed.
+// demo restarts a service under traffic and says what its clients saw. It returns an error if they could notice a restart.
 func demo(out io.Writer, c config) error {
 	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer restore()
@@ -62,7 +62,9 @@ func (d *demonstration) run(ctx context.Context) error {
 	}
 	say(d.out, "Service: pid %d on %s. Clients: %s. Restarts: %d, one every %v.", serving.pid, serving.address,
 		d.describeClients(), d.config.restarts, d.every)
-	say(d.out, "Each line is what they saw while a generation was the newest; \"by older\" are answers of those that drain.")
+	say(d.out, "A busy and a mostly idle client keep one connection for all their requests; a short-lived one dials for each.")
+	say(d.out, "Each line is what they saw while a generation was the newest. \"By older\" are answers to requests that were")
+	say(d.out, "under way when it took over; \"re-dialled\" are kept connections that the service has closed.")
 	say(d.out, "\n%10s %9s %10s %10s %8s %11s %9s", "generation", "pid", "requests", "by older", "failed", "re-dialled", "restart")
 	traffic, stop := context.WithCancel(context.Background())
 	defer d.clients.Wait()
@@ -139,11 +141,11 @@ func (d *demonstration) line() {
 	say(d.out, "%10d %9d %10d %10d %8d %11d %9s", d.reign.Generation, d.reign.PID, news.answered, news.byOlder, news.failed, news.redialled, restart)
 }
 
-// summary says what has happened altogether, and returns an error if anything failed.
+// summary says what has happened altogether, and returns an error if a client could notice a restart.
 func (d *demonstration) summary(ctx context.Context, address string, took time.Duration) error {
 	total := d.tally.counts()
-	say(d.out, "\n%d restarts in %.1f s: %d requests answered, %d failed; %d connections re-dialled, %d of them closed without notice.",
-		len(d.restarts), took.Seconds(), total.answered, total.failed, total.redialled, total.brokenIdle)
+	say(d.out, "\n%d restarts in %.1f s: %d requests answered, %d failed.", len(d.restarts), took.Seconds(), total.answered, total.failed)
+	say(d.out, "%d connections were dialled to be kept: %d closed by the service, %d re-dialled.", total.dialled, total.closed, total.redialled)
 	if len(d.restarts) > 0 {
 		sorted := slices.Sorted(slices.Values(d.restarts))
 		say(d.out, "Restart, from the signal to the first answer of the new generation: median %s, longest %s.",
@@ -160,6 +162,8 @@ func (d *demonstration) summary(ctx context.Context, address string, took time.D
 	switch {
 	case total.failed > 0:
 		return fmt.Errorf("%d requests failed", total.failed)
+	case total.closed > 0 || total.redialled > 0:
+		return fmt.Errorf("%d connections were closed, %d re-dialled", total.closed, total.redialled)
 	case counted != int64(total.answered):
 		return fmt.Errorf("the service has counted %d hits for %d requests", counted, total.answered)
 	case total.answered == 0:

@@ -19,10 +19,11 @@ func TestTheDemoRestartsTwiceAndExitsWithSuccess(t *testing.T) {
 	p.line(`^Service: pid \d+ on 127\.0\.0\.1:\d+\. Clients: 4 busy, 2 mostly idle, 2 short-lived\. Restarts: 2, one every 300ms\.$`)
 	answered := 0
 	for generation, restart := range map[string]string{"1": "-", "2": `\d+ ms`, "3": `\d+ ms`} {
-		row := p.line(`^ +` + generation + ` +\d+ +(\d+) +\d+ +0 +\d+ +` + restart + `$`)
+		row := p.line(`^ +` + generation + ` +\d+ +(\d+) +\d+ +0 +0 +` + restart + `$`)
 		answered += number(t, row[1])
 	}
-	total := p.line(`^2 restarts in [\d.]+ s: (\d+) requests answered, 0 failed; \d+ connections re-dialled`)
+	total := p.line(`^2 restarts in [\d.]+ s: (\d+) requests answered, 0 failed\.$`)
+	p.line(`^6 connections were dialled to be kept: 0 closed by the service, 0 re-dialled\.$`)
 	hits := p.line(`^The service has counted (\d+) hits in 3 generations\.$`)
 	assert.Positive(t, answered)
 	assert.Equal(t, answered, number(t, total[1]), "the lines add up")
@@ -50,8 +51,8 @@ func TestAnInterruptedDemoStopsItsService(t *testing.T) {
 	require.Equal(t, 1, strings.Count(p.output(), ": stopped after"), "in the service's log")
 }
 
-// A failed request is an error of the demo, however well the rest went.
-func TestASummaryWithAFailureIsAnError(t *testing.T) {
+// Whatever a client notices is an error of the demo, however well the rest went.
+func TestASummaryWithAFailureOrAClosedConnectionIsAnError(t *testing.T) {
 	p := program(t, "-addr", "127.0.0.1:0")
 	serving := p.generation(1)
 	seen := newTally(1)
@@ -61,6 +62,10 @@ func TestASummaryWithAFailureIsAnError(t *testing.T) {
 	seen.answered(c.visit(t))
 	require.NoError(t, d.summary(t.Context(), serving.address, 0))
 
+	seen.closed()
+	require.ErrorContains(t, d.summary(t.Context(), serving.address, 0), "1 connections were closed, 0 re-dialled")
+	seen.dialled(true)
+	require.ErrorContains(t, d.summary(t.Context(), serving.address, 0), "1 connections were closed, 1 re-dialled")
 	seen.failed("client 7 (busy), request 7-1", assert.AnError)
 	require.ErrorContains(t, d.summary(t.Context(), serving.address, 0), "1 requests failed")
 	require.Contains(t, out.String(), "failed: client 7 (busy), request 7-1: "+assert.AnError.Error())

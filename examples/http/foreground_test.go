@@ -67,22 +67,25 @@ func TestCtrlCEndsAProgramOfGoRunOnceAndInOrder(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(p.output(), ": stopped after"))
 }
 
-func TestStoppingAProgramOfGoRunDoesNotWaitForOldGenerations(t *testing.T) {
+func TestStoppingAProgramOfGoRunCutsNoRequestOfAnOldGeneration(t *testing.T) {
 	p := programByGoRun(t, "-addr", "127.0.0.1:0", "-drain", "1h")
 	attendant := p.attendant()
 	old := p.generation(1)
-	visitor(t, old.address).visit(t) // its connection stays
+	finish := halfRequest(t, old.address)
 	signalTo(t, attendant, syscall.SIGHUP)
 	serving := p.generation(2)
+	p.line(`^generation 1, pid \d+: .*draining$`)
 
 	signalTo(t, attendant, syscall.SIGTERM)
+	p.line(`^generation 2, pid \d+: stopped`)
+	require.Equal(t, http.StatusOK, finish())
 	require.Zero(t, p.exit())
 	p.end()
 	hasEnded(t, serving.pid)
 }
 
 func TestAServiceEndsWithItsAttendant(t *testing.T) {
-	p := programByGoRun(t, "-addr", "127.0.0.1:0", "-drain", "1h")
+	p := programByGoRun(t, "-addr", "127.0.0.1:0")
 	attendant := p.attendant()
 	old := p.generation(1)
 	visitor(t, old.address).visit(t)

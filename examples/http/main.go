@@ -1,14 +1,19 @@
-// Command http is a web service that restarts without losing a request.
+// Command http is a web service that restarts without losing a request or a connection.
 //
 //	go run ./examples/http
 //
-// serves on http://127.0.0.1:8080/ and says how to restart and to stop it. Every answer names the generation and the
-// process that gave it, and a hit counter that survives restarts. To try it, send the process SIGHUP while something like
+// serves on http://127.0.0.1:8080/ and says how to restart and to stop it. Open that address in a browser: the page
+// asks the service all the time, over one connection, and has a button that restarts it. Without a browser, send the
+// process SIGHUP while something like
 //
-//	while sleep 0.1; do curl -s -d hello http://127.0.0.1:8080/; done
+//	while sleep 0.1; do echo url=http://127.0.0.1:8080/hit; done | curl -s -K -
 //
-// is running. With -demo it needs nothing else: it starts the service, drives clients at it that notice every lost
-// request, restarts it ten times and says what the clients saw; the exit status is 1 if anything failed.
+// is running. Every answer names the generation and the process that gave it, the client's end of the connection, and
+// a hit counter that survives restarts.
+//
+// With -demo it needs nothing else: it starts the service, drives clients at it that notice every lost request and
+// every closed connection, restarts it ten times and says what the clients saw; the exit status is 1 if they noticed
+// anything.
 //
 // A program that was installed is started anew by its path, so install the new version over the old one (by rename)
 // and send SIGHUP. If the new one does not come up, the old one serves on.
@@ -64,7 +69,7 @@ func parseFlags(program string, arguments []string) (config, error) {
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.StringVar(&c.address, "addr", "127.0.0.1:8080", "`address` to serve on")
 	flags.StringVar(&c.pidFile, "pidfile", "", "`file` that holds the process id of the generation that serves")
-	flags.DurationVar(&c.drain, "drain", 10*time.Second, "how long the old generation waits for idle connections to send their next request")
+	flags.DurationVar(&c.drain, "drain", 10*time.Second, "how long requests may take that are under way when a generation ends")
 	flags.BoolVar(&c.demo, "demo", false, "restart a service of its own under traffic, and say what its clients saw")
 	flags.IntVar(&c.restarts, "restarts", 10, "with -demo: `number` of restarts")
 	flags.IntVar(&c.clients, "clients", 24, "with -demo: `number` of clients")
@@ -83,8 +88,10 @@ func (c config) check(rest []string) error {
 	switch {
 	case len(rest) > 0:
 		return fmt.Errorf("%q is not a flag", rest[0])
-	case c.drain < 0 || c.every < 0:
-		return errors.New("a duration is negative")
+	case c.drain <= 0:
+		return errors.New("-drain has to be more than nothing")
+	case c.every < 0:
+		return errors.New("-every is negative")
 	case c.restarts < 0:
 		return errors.New("-restarts is negative")
 	case c.clients < 1:

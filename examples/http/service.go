@@ -11,11 +11,15 @@ import (
 // requestHeader is the header by which a client numbers its requests.
 const requestHeader = "X-Request"
 
+// hitPath is where the service is asked.
+const hitPath = "/hit"
+
 // answer is what the service says to a request, as JSON.
 type answer struct {
 	Generation int    `json:"generation"`
 	PID        int    `json:"pid"`
 	Hits       int64  `json:"hits"`              // requests so far, in all generations
+	Connection string `json:"connection"`        // the client's end: it stays the same as long as the connection does
 	Request    string `json:"request,omitempty"` // the number that the client gave it
 	SHA256     string `json:"sha256"`            // of the request's body
 }
@@ -37,6 +41,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Generation: s.generation,
 		PID:        s.pid,
 		Hits:       s.hits.add(1),
+		Connection: r.RemoteAddr,
 		Request:    r.Header.Get(requestHeader),
 		SHA256:     hex.EncodeToString(sum.Sum(nil)),
 	})

@@ -75,7 +75,7 @@ func hasEnded(t *testing.T, pid int) {
 	}
 }
 
-func TestThreeRestartsUnderTrafficLoseNoRequestAndNoHit(t *testing.T) {
+func TestThreeRestartsUnderTrafficLoseNoRequestNoConnectionAndNoHit(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "http.pid")
 	p := program(t, "-addr", "127.0.0.1:0", "-pidfile", pidFile)
 	serving := p.generation(1)
@@ -110,6 +110,7 @@ func TestThreeRestartsUnderTrafficLoseNoRequestAndNoHit(t *testing.T) {
 
 	total := seen.counts()
 	assert.Zero(t, total.failed, "failures: %q", seen.described())
+	assert.Equal(t, counts{answered: total.answered, byOlder: total.byOlder, dialled: 9}, total, "nine clients keep one connection each")
 	assert.Equal(t, total.answered, settled(t, address, total.answered), "hits of all generations")
 
 	signalTo(t, serving.pid, syscall.SIGTERM)
@@ -121,50 +122,62 @@ func TestThreeRestartsUnderTrafficLoseNoRequestAndNoHit(t *testing.T) {
 	assert.NoFileExists(t, pidFile)
 }
 
-func TestARequestOnAnOldConnectionIsAnsweredAndCountedByBothGenerations(t *testing.T) {
+func TestAKeptConnectionGoesOnInTheNextGeneration(t *testing.T) {
 	p := program(t, "-addr", "127.0.0.1:0")
 	old := p.generation(1)
-	early := visitor(t, old.address)
-	require.Equal(t, answer{Generation: 1, PID: old.pid, Hits: 1}, ignoreBody(early.visit(t)))
-	require.NotNil(t, early.conn, "the connection is kept")
+	kept := visitor(t, old.address)
+	first := kept.visit(t)
+	require.Equal(t, answer{Generation: 1, PID: old.pid, Hits: 1}, ignoreBody(first))
+	require.Equal(t, kept.conn.LocalAddr().String(), first.Connection)
 
 	signalTo(t, old.pid, syscall.SIGHUP)
 	serving := p.generation(2)
+	require.Zero(t, p.exit(), "no connection keeps the old generation")
+	second := kept.visit(t)
+	require.Equal(t, answer{Generation: 2, PID: serving.pid, Hits: 2}, ignoreBody(second))
+	require.Equal(t, first.Connection, second.Connection)
+	require.Equal(t, counts{dialled: 1}, kept.tally.counts())
+
+	kept.hangUp()
+	signalTo(t, serving.pid, syscall.SIGTERM)
+	p.end()
+	hasEnded(t, serving.pid)
+}
+
+func TestARequestUnderWayIsAnsweredAndCountedByTheOldGeneration(t *testing.T) {
+	p := program(t, "-addr", "127.0.0.1:0")
+	old := p.generation(1)
+	finish := halfRequest(t, old.address)
+	signalTo(t, old.pid, syscall.SIGHUP)
+	serving := p.generation(2)
 	late := visitor(t, serving.address)
-	require.Equal(t, answer{Generation: 2, PID: serving.pid, Hits: 2}, ignoreBody(late.visit(t)))
+	require.Equal(t, answer{Generation: 2, PID: serving.pid, Hits: 1}, ignoreBody(late.visit(t)))
 
-	p.line(`^generation 1, pid \d+: .*draining$`) // an answer that comes earlier may not announce it yet
-	require.Equal(t, 1, early.visit(t).Generation)
-	require.Nil(t, early.conn, "the old generation announces that it closes the connection")
-	require.Zero(t, p.exit(), "the old generation ends with its last connection")
-	require.Equal(t, 3, settled(t, serving.address, 3))
-	require.Equal(t, 2, early.visit(t).Generation)
-	require.Equal(t, counts{dialled: 2, redialled: 1}, early.tally.counts())
-	require.Equal(t, 2, late.visit(t).Generation)
-	require.Equal(t, counts{dialled: 1}, late.tally.counts(), "the new generation keeps its connections")
+	require.Equal(t, http.StatusOK, finish())
+	require.Zero(t, p.exit(), "the old generation ends with its last request")
+	require.Equal(t, 2, settled(t, serving.address, 2))
 
+	late.hangUp()
 	signalTo(t, serving.pid, syscall.SIGTERM)
 	p.end()
 	hasEnded(t, serving.pid)
 }
 
 func ignoreBody(a answer) answer {
-	a.Request, a.SHA256 = "", ""
+	a.Connection, a.Request, a.SHA256 = "", "", ""
 	return a
 }
 
-func TestAConnectionThatStaysSilentIsClosedAtTheLimit(t *testing.T) {
+func TestARequestThatDoesNotEndIsCutAtTheLimit(t *testing.T) {
 	p := program(t, "-addr", "127.0.0.1:0", "-drain", "300ms")
 	old := p.generation(1)
-	silent := visitor(t, old.address)
-	silent.visit(t)
+	conn := stuck(t, old.address)
 
 	began := time.Now()
 	signalTo(t, old.pid, syscall.SIGHUP)
 	serving := p.generation(2)
-	require.NoError(t, silent.conn.SetReadDeadline(time.Now().Add(patience)))
-	_, err := silent.reader.ReadByte()
-	require.ErrorIs(t, err, io.EOF)
+	_, err := io.ReadAll(conn)
+	require.NoError(t, err)
 	require.GreaterOrEqual(t, time.Since(began), 300*time.Millisecond)
 	require.Zero(t, p.exit())
 
@@ -173,41 +186,58 @@ func TestAConnectionThatStaysSilentIsClosedAtTheLimit(t *testing.T) {
 	hasEnded(t, serving.pid)
 }
 
-func TestAnInterruptedDrainEndsAtOnce(t *testing.T) {
+func TestASecondSignalEndsADrainAtOnce(t *testing.T) {
 	p := program(t, "-addr", "127.0.0.1:0", "-drain", "1h")
 	old := p.generation(1)
-	silent := visitor(t, old.address)
-	silent.visit(t)
+	stuck(t, old.address)
 	signalTo(t, old.pid, syscall.SIGHUP)
 	serving := p.generation(2)
 	p.line(`^generation 1, pid \d+: .*draining$`) // a signal that comes earlier is the new generation's
 
 	signalTo(t, old.pid, syscall.SIGTERM)
-	require.Zero(t, p.exit())
 	require.Equal(t, 2, visitor(t, serving.address).visit(t).Generation)
+	eventually(t, "the old generation ends", func() bool { // the first signal may not have been dealt with
+		_ = syscall.Kill(old.pid, syscall.SIGTERM)
+		return len(p.status) > 0
+	})
+	require.Equal(t, -1, p.exit(), "by the signal")
 
 	signalTo(t, serving.pid, syscall.SIGTERM)
 	p.end()
 	hasEnded(t, serving.pid)
 }
 
-// halfRequest sends the first half of a request. The rest returns the status of its answer.
-func halfRequest(t *testing.T, address string) (rest func() int) {
+// begunRequest sends the first half of a request, of which the handler has begun to read the body.
+func begunRequest(t *testing.T, address string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	_, err = fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", address)
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", hitPath, address)
 	require.NoError(t, err)
 	reader := bufio.NewReader(conn)
-	line, err := reader.ReadString('\n') // the handler reads the body: the request has begun
+	line, err := reader.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "HTTP/1.1 100 Continue\r\n", line)
 	_, err = reader.ReadString('\n')
 	require.NoError(t, err)
 	_, err = io.WriteString(conn, "01234")
 	require.NoError(t, err)
+	return conn, reader
+}
+
+// stuck sends the first half of a request, and no more.
+func stuck(t *testing.T, address string) io.Reader {
+	t.Helper()
+	_, reader := begunRequest(t, address)
+	return reader
+}
+
+// halfRequest sends the first half of a request. The rest returns the status of its answer.
+func halfRequest(t *testing.T, address string) (rest func() int) {
+	t.Helper()
+	conn, reader := begunRequest(t, address)
 	return func() int {
 		t.Helper()
 		_, err := io.WriteString(conn, "56789")
@@ -216,6 +246,7 @@ func halfRequest(t *testing.T, address string) (rest func() int) {
 		require.NoError(t, err)
 		_, err = io.ReadAll(response.Body)
 		require.NoError(t, err)
+		conn.Close()
 		return response.StatusCode
 	}
 }
@@ -239,7 +270,7 @@ func TestSIGTERMClosesIdleConnectionsAndWaitsForBusyOnes(t *testing.T) {
 }
 
 func TestAFlagThatMakesNoSenseIsRefused(t *testing.T) {
-	for _, arguments := range []string{"-clients=0", "-restarts=-1", "-drain=-1s", "-every=-1s", "-no-such-flag", "word"} {
+	for _, arguments := range []string{"-clients=0", "-restarts=-1", "-drain=0", "-drain=-1s", "-every=-1s", "-no-such-flag", "word"} {
 		t.Run(arguments, func(t *testing.T) {
 			p := program(t, strings.Fields(arguments)...)
 			require.Equal(t, 2, p.exit())

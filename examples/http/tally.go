@@ -8,22 +8,22 @@ import (
 
 // counts is what clients have seen.
 type counts struct {
-	answered   int // in full, with the right number and hash
-	byOlder    int // of those, by a generation that was no longer the newest
-	failed     int // sent, or could not even be sent, and no such answer
-	dialled    int // connections
-	redialled  int // of those, because the server had closed the one before
-	brokenIdle int // of those, closed without an announcement
+	answered  int // in full, with the right number and hash
+	byOlder   int // of those, by a generation that was no longer the newest
+	failed    int // sent, or could not even be sent, and no such answer
+	dialled   int // connections that are to be kept
+	redialled int // of those, because the server had closed the one before
+	closed    int // connections that were to be kept, by the server, announced or not
 }
 
 func (c counts) minus(earlier counts) counts {
 	return counts{
-		answered:   c.answered - earlier.answered,
-		byOlder:    c.byOlder - earlier.byOlder,
-		failed:     c.failed - earlier.failed,
-		dialled:    c.dialled - earlier.dialled,
-		redialled:  c.redialled - earlier.redialled,
-		brokenIdle: c.brokenIdle - earlier.brokenIdle,
+		answered:  c.answered - earlier.answered,
+		byOlder:   c.byOlder - earlier.byOlder,
+		failed:    c.failed - earlier.failed,
+		dialled:   c.dialled - earlier.dialled,
+		redialled: c.redialled - earlier.redialled,
+		closed:    c.closed - earlier.closed,
 	}
 }
 
@@ -71,16 +71,19 @@ func (t *tally) failed(who string, err error) {
 	}
 }
 
-func (t *tally) dialled(again, broken bool) {
+func (t *tally) dialled(again bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen.dialled++
 	if again {
 		t.seen.redialled++
 	}
-	if broken {
-		t.seen.brokenIdle++
-	}
+}
+
+func (t *tally) closed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen.closed++
 }
 
 // counts returns what has been seen so far.
