@@ -23,7 +23,7 @@ func model(b []byte, descriptors int) (frames []Frame, end error) {
 			return frames, io.ErrUnexpectedEOF
 		}
 		kind, claimed, length := Kind(b[0]), int(binary.BigEndian.Uint16(b[2:])), uint64(binary.BigEndian.Uint32(b[4:]))
-		known := kind >= Hello && kind <= Refuse || kind == Settled || kind == Signal
+		known := kind >= Hello && kind <= Refuse || kind == Settled || kind == Signal || kind == Relay
 		if b[1] != 0 || !known && kind < Optional || claimed > MaxDescriptors || length > MaxPayload {
 			return frames, ErrMalformed
 		}
@@ -148,6 +148,7 @@ var messages = map[Kind]func() any{
 	Complete: func() any { return new(Completion) },
 	Refuse:   func() any { return new(Refusal) },
 	Signal:   func() any { return new(Notice) },
+	Relay:    func() any { return new(Relaying) },
 }
 
 func FuzzMessages(f *testing.F) {
