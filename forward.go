@@ -83,11 +83,13 @@ func (m *Registry) successorLink() (*wire.Link, error) {
 	return m.successor, nil
 }
 
-// forwardedConn is a connection that an older generation has handed on.
+// forwardedConn is a connection that an older generation has handed on, or that
+// was taken from the queue of the socket at its end.
 type forwardedConn struct {
 	conn     streamConn
 	unread   []byte
 	deadline time.Time // for its peer to send something; zero is none
+	fresh    bool      // from the queue
 }
 
 // AcceptForwarded is Accept for a protocol that treats a connection from an older
@@ -119,7 +121,7 @@ func (l *Listener) AcceptForwarded() (c net.Conn, unread []byte, forwarded bool,
 	if err != nil {
 		return nil, nil, false, l.operror("accept", err)
 	}
-	if f != nil {
+	if f != nil && !f.fresh {
 		return c, f.unread, true, nil
 	}
 	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
@@ -155,10 +157,31 @@ func (l *Listener) take(f *forwardedConn) {
 		l.parked = map[*forwardedConn]bool{}
 	}
 	l.parked[f] = true
+	drained := l.drained
 	l.mu.Unlock()
 	f.conn.SetReadDeadline(f.deadline)
 	go l.awaitReadable(f)
+	if drained {
+		l.unpark()
+	}
 	l.forwardRest()
+}
+
+// unpark lets Accept return what is parked: at the end of a service nobody waits
+// for silent peers any more.
+func (l *Listener) unpark() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for f := range l.parked {
+		f.conn.SetReadDeadline(past)
+	}
+}
+
+// pending says whether connections are left that Accept will return.
+func (l *Listener) pending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.forwarded)+len(l.parked) > 0
 }
 
 // queue makes Accept return f.
@@ -177,15 +200,21 @@ func (l *Listener) awaitReadable(f *forwardedConn) {
 	l.mu.Lock()
 	parked := l.parked[f]
 	delete(l.parked, f)
+	silent := err != nil && !(l.drained && (f.deadline.IsZero() || time.Now().Before(f.deadline)))
+	if parked && !silent {
+		f.conn.SetReadDeadline(time.Time{})
+		f.deadline = time.Time{}
+		l.forwarded = append(l.forwarded, f)
+		l.arrival.Broadcast()
+	}
 	l.mu.Unlock()
 	switch {
 	case !parked: // it has gone on to the next generation, or is closed
-	case err != nil:
+	case silent:
 		f.conn.Close()
 	default:
-		f.conn.SetReadDeadline(time.Time{})
-		f.deadline = time.Time{}
-		l.queue(f)
+		l.gate.poke()
+		l.forwardRest()
 	}
 }
 

@@ -85,34 +85,58 @@ func (l *Listener) Close() error {
 }
 
 // Drain closes the listening socket of a service that ends without a successor,
-// when Accept has returned every connection that waits in its queue, or when ctx
-// ends. From then on the system refuses new connections, and Accept returns those
-// that older generations still forward, until Close. Somebody has to be in Accept.
+// in a moment in which no connection waits in its queue; it returns when Accept has
+// returned all that did, or when ctx ends. From then on the system refuses new
+// connections, and Accept returns those that older generations still forward, until
+// Close. Somebody has to be in Accept.
 //
 // While a split is under way Drain waits for its outcome. The error matches
 // ErrSuperseded if the next generation has the socket: then nothing is closed here.
 func (l *Listener) Drain(ctx context.Context) error {
+	if err := l.drain(ctx); err != nil {
+		return l.operror("drain", err)
+	}
+	return nil
+}
+
+func (l *Listener) drain(ctx context.Context) error {
 	m := l.registry
 	m.mu.Lock()
 	err := m.awaitNoSplit()
+	if err == nil && l.path != nil {
+		err = unlink(l.path) // so that nobody can come while the queue is emptied
+	}
 	m.mu.Unlock()
 	if err != nil {
-		return l.operror("drain", err)
+		return err
 	}
-	for waiting := true; waiting && sys.Readable(l.inner); {
+	l.mu.Lock()
+	was := l.drained
+	l.drained = true
+	l.mu.Unlock()
+	if was {
+		return nil
+	}
+	for empty := false; !empty; {
+		var accepted []net.Conn
+		accepted, empty, err = sys.CloseEmpty(l.inner)
+		for _, c := range accepted {
+			l.queue(&forwardedConn{conn: c.(streamConn), fresh: true})
+		}
+		if err != nil && !empty {
+			l.registry.log.Warn("mitosis: connections in the queue of a listener may be lost", "name", l.name, "error", err)
+			break
+		}
+	}
+	closeErr := l.inner.Close()
+	l.unpark()
+	for l.pending() && ctx.Err() == nil {
 		select {
 		case <-l.accepts:
 		case <-ctx.Done():
-			waiting = false
 		}
 	}
-	l.mu.Lock()
-	l.drained = true
-	l.mu.Unlock()
-	if err := l.inner.Close(); err != nil {
-		return err
-	}
-	return nil
+	return closeErr
 }
 
 // errDrained means that only forwarded connections can still be accepted.

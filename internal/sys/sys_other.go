@@ -62,3 +62,6 @@ func AwaitReadable(syscall.Conn) error { return errors.ErrUnsupported }
 
 // Readable says no: nobody can tell here.
 func Readable(syscall.Conn) bool { return false }
+
+// CloseEmpty is not supported here.
+func CloseEmpty(syscall.Conn) ([]net.Conn, bool, error) { return nil, false, errors.ErrUnsupported }
