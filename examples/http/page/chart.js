@@ -1,5 +1,5 @@
 const span = 60_000; // ms that the chart shows
-const frame = { top: 22, right: 8, bottom: 22, left: 48 }; // px around the lines, for their labels
+const frame = { top: 22, right: 8, bottom: 22, left: 40 }; // px around the lines, for their labels
 
 function make(parent, name, attributes = {}, text = "") {
   const e = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -97,7 +97,7 @@ export class Chart {
     for (const part of [0, 0.25, 0.5, 0.75, 1]) {
       const y = this.#y(part * this.#ceiling);
       make(grid, "line", { x1: frame.left, x2: right, y1: y, y2: y });
-      make(grid, "text", { x: frame.left - 8, y: y + 4, "text-anchor": "end" }, `${part * this.#ceiling} ms`);
+      make(grid, "text", { x: frame.left - 8, y: y + 4, "text-anchor": "end" }, `${part * this.#ceiling}`);
     }
     const middle = (frame.left + right) / 2;
     for (const [x, anchor, text] of [[frame.left, "start", "60 s ago"], [middle, "middle", "30 s"], [right, "end", "now"]]) {

@@ -31,13 +31,19 @@ async function run() {
   }
 }
 
+// fetchText returns the text of an answer. It reads all of it: what is left unread costs the connection.
+async function fetchText(path, method) {
+  const response = await fetch(path, { method, cache: "no-store", signal: AbortSignal.timeout(answerLimit) });
+  const text = await response.text();
+  if (!response.ok) throw new Error(text.trim() || response.statusText);
+  return text;
+}
+
 async function ask() {
   requests++;
   const began = performance.now();
   try {
-    const response = await fetch("hit", { cache: "no-store", signal: AbortSignal.timeout(answerLimit) });
-    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
-    const answer = await response.json();
+    const answer = JSON.parse(await fetchText("hit", "GET"));
     const now = performance.now();
     slowest = Math.max(slowest, now - began);
     chart.add(now, now - began);
@@ -68,8 +74,7 @@ function see(answer, now) {
 
 async function restart() {
   try {
-    const response = await fetch("restart", { method: "POST", signal: AbortSignal.timeout(answerLimit) });
-    if (!response.ok) throw new Error((await response.text()).trim() || response.statusText);
+    await fetchText("restart", "POST");
   } catch (error) {
     endRestart();
     say(`The service does not restart: ${error.message}`);
