@@ -83,7 +83,7 @@ func TestANewProcessDoesNotTakeOverUnlessItIsToldTo(t *testing.T) {
 		err    error
 		text   string
 	}{
-		{"the commit is taken back", func(i *impostor) { i.commit(0) }, nil, "took the commit back"},
+		{"the commit is taken back", func(i *impostor) { i.commit(0) }, ErrTimeout, "took the commit back"},
 		{"the commit has no token", func(i *impostor) { i.tell(wire.Commit, struct{}{}) }, ErrProtocol, "COMMIT"},
 		{"there is a state after the last", func(i *impostor) { i.tell(wire.StateEnd, wire.StateName{Name: "x"}) }, ErrProtocol, "STATEEND"},
 		{"the link is full of garbage", func(i *impostor) { i.send(wire.Frame{Kind: 0x7e}) }, ErrProtocol, "0x7e"},

@@ -428,7 +428,13 @@ func (t *takeover) awaitCommit(ctx context.Context) error {
 	token := os.NewFile(uintptr(frame.Descriptors[0]), "token")
 	defer token.Close()
 	if n, _ := token.Read(make([]byte, 1)); n != 1 {
-		return errors.New("the old process took the commit back")
+		// It ends this process next, unless it dies before: then nobody else serves.
+		frame, err := t.next(ctx)
+		if err == nil {
+			wire.CloseDescriptors(frame.Descriptors)
+			err = fmt.Errorf("%w: unexpected %v", ErrProtocol, frame.Kind)
+		}
+		return fmt.Errorf("the old process took the commit back: %w", err)
 	}
 	step(stepNewToken)
 	return t.send(wire.Frame{Kind: wire.Ack})
