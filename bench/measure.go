@@ -54,6 +54,7 @@ func measure(ctx context.Context, v variants.Variant, p plan) (r *result, err er
 	if err != nil {
 		return nil, err
 	}
+	resets := resetsSent()
 	load := client.Start(client.Options{
 		Address:  instance.Address(),
 		Mix:      p.mix,
@@ -62,6 +63,9 @@ func measure(ctx context.Context, v variants.Variant, p plan) (r *result, err er
 		Seed:     p.seed,
 	})
 	restarts, err := drive(ctx, v, instance, load, p)
+	if resets >= 0 {
+		resets = resetsSent() - resets
+	}
 	load.Stop()
 	report := load.Wait()
 	if stopErr := instance.Stop(); stopErr != nil {
@@ -70,7 +74,9 @@ func measure(ctx context.Context, v variants.Variant, p plan) (r *result, err er
 	if err != nil {
 		err = fmt.Errorf("%s: %w", v.Name, err)
 	}
-	return newResult(v, p, report, restarts), err
+	r = newResult(v, p, report, restarts)
+	r.Resets = resets
+	return r, err
 }
 
 // drive follows the plan while the load lasts.

@@ -44,6 +44,7 @@ type result struct {
 	Counts      client.Counts                 `json:"counts"`
 	Early       int                           `json:"failed_before_first_restart"`
 	ByKind      map[client.Kind]client.Counts `json:"by_kind"`
+	Resets      int                           `json:"resets_sent"` // by the whole system; negative if it does not tell
 	Reasons     map[string]int                `json:"failures,omitempty"`
 	Latency     phases                        `json:"latency"`
 	LatencyBy   map[client.Kind]phases        `json:"latency_by_kind"`

@@ -46,11 +46,11 @@ func (r results) clients() string {
 func (r results) countsTable(b *strings.Builder) {
 	fmt.Fprint(b, "\nWhat the clients noticed:\n\n")
 	row(b, "variant", "restarts", "requests", "failed", "of them before the first restart",
-		"closed while idle", "told to close", "re-dialled", "pipelined, sent again", "left open")
-	rule(b, 10)
+		"closed while idle", "told to close", "re-dialled", "pipelined, sent again", "left open", "RST sent")
+	rule(b, 11)
 	for _, v := range r.Variants {
 		n := v.Counts
-		row(b, v.Name, len(v.Restarts), n.Requests, n.Failed, v.Early, n.ClosedIdle, n.Told, n.Redialled, n.Resent, n.LeftOpen)
+		row(b, v.Name, len(v.Restarts), n.Requests, n.Failed, v.Early, n.ClosedIdle, n.Told, n.Redialled, n.Resent, n.LeftOpen, v.resets())
 	}
 }
 
@@ -121,4 +121,12 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// resets says how many RSTs the system has sent, if it tells.
+func (r *result) resets() string {
+	if r.Resets < 0 {
+		return "?"
+	}
+	return fmt.Sprint(r.Resets)
 }
