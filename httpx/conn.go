@@ -149,7 +149,11 @@ func (c *conn) readOnce(p []byte) (n int, err error, again bool) {
 	}
 	held, rest := c.atRest(len(p))
 	if rest && c.site.server.mode.Load() != serving && c.end(held) {
+		gone := c.gone
 		c.mu.Unlock()
+		if gone {
+			c.site.server.untrack(c, true) // which locks what comes before c.mu
+		}
 		return 0, io.EOF, false
 	}
 	if len(c.unread) > 0 {
@@ -264,7 +268,6 @@ func (c *conn) move(held int) bool {
 		return false
 	}
 	c.gone = true
-	c.site.server.untrack(c, true)
 	return true
 }
 

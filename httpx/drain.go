@@ -138,7 +138,7 @@ func (s *Server) cut() {
 	for c := range conns {
 		cut.count(c)
 	}
-	if len(conns)+len(others) > 0 {
+	if cut.Busy+cut.Idle+cut.Hijacked > 0 {
 		s.result = cut
 	}
 	s.notify()
@@ -155,6 +155,7 @@ func (e *CutError) count(c *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.gone: // handed on just now
 	case c.stage == hijacked:
 		e.Hijacked++
 	case c.stage == idle, c.stage == fresh && c.received == 0:
