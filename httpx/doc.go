@@ -1,8 +1,8 @@
 // Package httpx restarts an http.Server so that no client can notice: open
 // keep-alive connections go on in the new process.
 //
-//	func main() {
-//		log.Fatal(httpx.ListenAndServe(":8080", handler))
+//	if err := httpx.ListenAndServe(":8080", handler); err != nil {
+//		log.Fatal(err)
 //	}
 //
 // SIGHUP starts the program anew and hands over to it, SIGTERM stops it. A client
