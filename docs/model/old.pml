@@ -126,7 +126,12 @@ abort:
 	od;
 
 supersede:
-	atomic { phase[me] = draining; event[me] = 0 };
+	atomic {
+		phase[me] = draining; event[me] = 0;
+#ifndef QUIET
+		asked[me] = asked[me] || me == FIRST /* a signal comes too late for it */
+#endif
+	};
 	if
 	:: up[child] ? SETTLED
 	:: noNew(child) && empty(up[child])

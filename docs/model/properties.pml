@@ -18,7 +18,7 @@ inline own(i) {
 		openGates(i);
 		if
 #ifndef QUIET
-		:: i == FIRST -> reads[i] = true; asked[i] = true
+		:: i == FIRST -> reads[i] = true
 		:: i != FIRST -> hearing[i] = true
 #endif
 		:: else
