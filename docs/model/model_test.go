@@ -79,7 +79,7 @@ func TestEveryRunEnds(t *testing.T) {
 }
 
 func TestTheModelFindsABrokenProtocol(t *testing.T) {
-	for _, mutant := range []string{"NO_ACK", "NO_TOKEN", "CLOSE_LINK_BEFORE_KILL", "HELP_ITSELF", "GIVE_UP", "SLOW_ACK"} {
+	for _, mutant := range []string{"NO_ACK", "NO_TOKEN", "CLOSE_LINK_BEFORE_KILL", "HELP_ITSELF", "THAW_BEFORE_KILL", "GIVE_UP", "SLOW_ACK"} {
 		t.Run(mutant, func(t *testing.T) {
 			t.Parallel()
 			report := search(t, []string{"-D" + mutant}, []string{"-DSAFETY"})

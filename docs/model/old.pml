@@ -110,6 +110,9 @@ abort:
 		downShut[child] = true;
 #endif
 		if
+#ifdef THAW_BEFORE_KILL
+		:: event[me] != REFUSED -> thaw(me)
+#endif
 		:: event[me] == REFUSED -> thaw(me)
 		:: else
 		fi

@@ -14,6 +14,7 @@ inline openGates(i) {
 inline own(i) {
 	atomic {
 		assert(i == FIRST || token[i] == taken || fate[parent[i]] == dead);
+		assert(!stale[i]);
 		phase[i] = serving; holder = i; acted[i] = true; ear[i] = i;
 		openGates(i);
 		if
@@ -32,7 +33,7 @@ inline thaw(i) {
 	:: !open[i] ->
 		assert(token[child] != taken || fate[child] == dead);
 		assert(!acted[child]);
-		holder = i;
+		holder = i; stale[child] = fate[child] != dead;
 		openGates(i)
 	:: open[i]
 	fi

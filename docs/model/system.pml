@@ -61,6 +61,7 @@ mtype:token token[GENERATIONS] = none;
 mtype:phase phase[GENERATIONS] = warming;
 bool open[GENERATIONS];    /* the gates: it accepts, and reads connections */
 bool acted[GENERATIONS];   /* the gates have been open */
+bool stale[GENERATIONS];   /* the old one has gone on, so what has arrived here is out of date */
 bool excused[GENERATIONS]; /* it was killed, or ended through a failure or a limit of its own */
 byte holder = FIRST;       /* who has to serve */
 bool reads[GENERATIONS];   /* the accepted connection that is handed on with FORWARD */
