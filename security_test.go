@@ -6,13 +6,10 @@ import (
 	"bytes"
 	"net"
 	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/bhuthesh/mitosis/internal/sys"
@@ -128,27 +125,4 @@ func TestANewProcessThatNeverStopsSendingKeepsNobodyFromServingAndFromGivingItUp
 	assert.ErrorIs(t, err, errCancelled)
 	first.hasOnly(watcher.before)
 	watcher.succeeds()
-}
-
-func TestEveryTestThatIsNamedInSecurityExists(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("SECURITY.md")
-	require.NoError(t, err)
-	exist := map[string]bool{}
-	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		for _, file := range files {
-			source, err := os.ReadFile(file)
-			require.NoError(t, err)
-			for _, found := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)`).FindAllStringSubmatch(string(source), -1) {
-				exist[found[1]] = true
-			}
-		}
-	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(string(text), -1)
-	require.NotEmpty(t, named)
-	for _, name := range named {
-		assert.True(t, exist[name[1]], name[1])
-	}
 }
