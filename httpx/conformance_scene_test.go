@@ -55,6 +55,15 @@ func (s *scene) handler(generation int) http.Handler {
 		s.saw("canceled: %v", r.Context().Err())
 		s.events <- "canceled"
 	})
+	mux.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) {
+		for range 1000 {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				s.saw("flood: timeout=%v", os.IsTimeout(err))
+				break
+			}
+		}
+		s.events <- "flooded"
+	})
 	mux.HandleFunc("/context", func(w http.ResponseWriter, r *http.Request) {
 		server := r.Context().Value(http.ServerContextKey).(*http.Server)
 		local := r.Context().Value(http.LocalAddrContextKey).(net.Addr)

@@ -62,6 +62,7 @@ type conn struct {
 	known     bool // fixed is decided
 	fixed     bool // HTTP/2: neither leaves nor is closed from here
 	skipping  bool // line ends before its first request are left over from the one before
+	awaiting  bool // the idle timeout goes on, since too little of the next request has come
 	quiet     bool // a Read waits that may be interrupted
 	borrowed  bool // the deadline of inner is not the one that was set
 	received  int  // bytes since the last stage began
@@ -91,7 +92,32 @@ func (s *Server) wrap(c net.Conn, site *site, unread []byte, forwarded bool) net
 func (c *conn) init(site *site, inner streamConn, unread []byte, forwarded bool) {
 	c.site, c.inner, c.unread, c.skipping = site, inner, unread, forwarded
 	c.tail = c.tailArray[:0]
+	if forwarded && !site.secure {
+		c.awaitRequest()
+	}
 	site.server.track(c)
+}
+
+// awaitRequest bounds the time for the first bytes of the request for which a
+// forwarded connection has come, where http.Server does not: to it this is no idle
+// connection.
+func (c *conn) awaitRequest() {
+	engine := c.site.engine
+	if engine.ReadHeaderTimeout > 0 || engine.ReadHeaderTimeout == 0 && engine.ReadTimeout > 0 || engine.IdleTimeout <= 0 {
+		return
+	}
+	c.awaiting = true
+	c.deadline = time.Now().Add(engine.IdleTimeout)
+	c.inner.SetReadDeadline(c.deadline)
+}
+
+// endAwait ends the limit of awaitRequest.
+func (c *conn) endAwait() {
+	c.awaiting = false
+	c.deadline = time.Time{}
+	if !c.borrowed {
+		c.inner.SetReadDeadline(c.deadline)
+	}
 }
 
 // note follows the states that http.Server reports for the connection, of which
@@ -182,6 +208,9 @@ func (c *conn) readOnce(p []byte) (n int, err error, again bool) {
 		n = c.receive(p[:n])
 		return n, err, n == 0 && err == nil
 	}
+	if c.awaiting && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.inner.Close() // or http.Server would refuse what is no request yet
+	}
 	return n, err, false
 }
 
@@ -196,6 +225,9 @@ func (c *conn) receive(p []byte) int {
 	}
 	n := len(p)
 	c.received += n
+	if c.awaiting && c.received >= peekSize {
+		c.endAwait()
+	}
 	c.graceEnd = time.Time{}
 	if n >= peekSize {
 		c.tail = append(c.tailArray[:0], p[n-peekSize:]...)
@@ -285,6 +317,7 @@ func (c *conn) setReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
+	c.awaiting = false
 	c.deadlines++
 	if c.borrowed || c.gone {
 		return nil // it is set when the Read that waits has ended
