@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -43,6 +44,7 @@ var faulty struct {
 func init() {
 	fates["be faulty"] = func(a *application) {
 		step = a.faultyStep
+		debug.SetGCPercent(-1) // it would close what was forgotten
 		faulty.limit = descriptorLimit().Cur
 		if a.plan.Join > 0 {
 			joinTimeout = a.plan.Join

@@ -1,6 +1,8 @@
 package mitosis
 
 import (
+	"encoding/binary"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -39,32 +41,42 @@ func interposeAt(fd int, inOldProcess bool) int {
 // pass passes on until the link ends.
 func (r *relay) pass(to, from *net.UnixConn, dribble bool) {
 	defer r.close.Do(func() { r.near.Close(); r.far.Close() })
-	b, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*wire.MaxDescriptors))
 	for {
-		n, oobn, _, _, err := from.ReadMsgUnix(b, oob)
-		if err != nil || n == 0 {
-			return
+		frame, rights, err := readFrame(from)
+		if err == nil {
+			err = r.write(to, frame, rights, dribble)
+			closeRights(rights)
 		}
-		var fds []int
-		if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(messages) > 0 {
-			fds, _ = unix.ParseUnixRights(&messages[0])
-		}
-		err = r.write(to, b[:n], oob[:oobn], dribble)
-		wire.CloseDescriptors(fds)
 		if err != nil {
 			return
 		}
 	}
 }
 
-func (r *relay) write(to *net.UnixConn, b, rights []byte, dribble bool) error {
-	if len(rights) > 0 {
-		// The descriptors' numbers are this process's now.
-		if _, _, err := to.WriteMsgUnix(b[:1], rights, nil); err != nil {
-			return err
-		}
-		b = b[1:]
+// readFrame reads exactly one frame: descriptors belong to its first byte.
+func readFrame(from *net.UnixConn) (frame, rights []byte, err error) {
+	const headerSize = 8
+	frame, rights = make([]byte, headerSize), make([]byte, unix.CmsgSpace(4*wire.MaxDescriptors))
+	n, oobn, _, _, err := from.ReadMsgUnix(frame[:1], rights)
+	if err == nil && n == 0 {
+		err = io.EOF
 	}
+	if err == nil {
+		_, err = io.ReadFull(from, frame[1:])
+	}
+	if err == nil {
+		frame = append(frame, make([]byte, binary.BigEndian.Uint32(frame[4:]))...)
+		_, err = io.ReadFull(from, frame[headerSize:])
+	}
+	return frame, rights[:oobn], err
+}
+
+func (r *relay) write(to *net.UnixConn, b, rights []byte, dribble bool) error {
+	// The descriptors' numbers are this process's now.
+	if _, _, err := to.WriteMsgUnix(b[:1], rights, nil); err != nil {
+		return err
+	}
+	b = b[1:]
 	for len(b) > 0 {
 		n := len(b)
 		if dribble && faulty.slow.Load() {
@@ -77,4 +89,11 @@ func (r *relay) write(to *net.UnixConn, b, rights []byte, dribble bool) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+func closeRights(rights []byte) {
+	if messages, err := unix.ParseSocketControlMessage(rights); err == nil && len(messages) > 0 {
+		fds, _ := unix.ParseUnixRights(&messages[0])
+		wire.CloseDescriptors(fds)
+	}
 }

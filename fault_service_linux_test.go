@@ -31,8 +31,10 @@ type faultService struct {
 	traced    bool         // the owner sends its reports from a goroutine of its own
 }
 
+// faultPlan is the plan of all generations. They call Accept before Ready, so that
+// one that owns too early would be seen.
 func faultPlan(change ...func(*plan)) plan {
-	return web(append([]func(*plan){func(p *plan) { p.Fate = "be faulty" }}, change...)...)
+	return web(append([]func(*plan){func(p *plan) { p.Fate, p.Eager = "be faulty", true }}, change...)...)
 }
 
 // startFaultService starts the service. Its owner is a second generation: the
