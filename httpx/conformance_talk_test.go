@@ -244,6 +244,14 @@ type talk struct {
 	failed   error // of a Read
 }
 
+// talk starts a talk on a connection.
+func (c *chain) talk(conn net.Conn, s *scene) *talk {
+	require.NoError(c.t, conn.SetDeadline(time.Now().Add(patience)))
+	k := &talk{t: c.t, chain: c, scene: s, conn: conn}
+	k.r = bufio.NewReader(io.TeeReader(conn, &k.received))
+	return k
+}
+
 // step is a part of a talk.
 type step func(*talk)
 
@@ -372,9 +380,7 @@ func (e *exchange) play(t testing.TB, s situation) account {
 	conn, err := net.Dial(network, c.address.String())
 	require.NoError(t, err)
 	defer conn.Close()
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	k := &talk{t: t, chain: c, scene: scene, conn: conn}
-	k.r = bufio.NewReader(io.TeeReader(conn, &k.received))
+	k := c.talk(conn, scene)
 	c.awaitState(1, http.StateNew, 1)
 	if s.warm {
 		for _, step := range get("/") {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,9 +146,10 @@ func (s *Server) SetKeepAlivesEnabled(enabled bool) {
 	s.prepare()
 	s.Server.SetKeepAlivesEnabled(enabled)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for site := range s.sites {
-		site.engine.SetKeepAlivesEnabled(enabled)
+	sites := slices.Collect(maps.Keys(s.sites))
+	s.mu.Unlock()
+	for _, site := range sites {
+		site.engine.SetKeepAlivesEnabled(enabled) // closes idle connections, which locks s.mu
 	}
 }
 
