@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"syscall"
@@ -18,14 +19,21 @@ func TestAPostToRestartIsAnsweredAndRestartsTheService(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	dialled := 0
 	trace := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{ConnectStart: func(string, string) { dialled++ }})
-	pids := []int{serving.pid}
-	for generation := 2; generation <= 3; generation++ {
+	post := func(origin string) (status int) {
 		request, err := http.NewRequestWithContext(trace, http.MethodPost, "http://"+serving.address+"/restart", nil)
 		require.NoError(t, err)
+		request.Header.Set("Origin", origin)
 		response, err := transport.RoundTrip(request)
 		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(t, err)
 		response.Body.Close()
-		require.Equal(t, http.StatusAccepted, response.StatusCode)
+		return response.StatusCode
+	}
+	pids := []int{serving.pid}
+	for generation := 2; generation <= 3; generation++ {
+		require.Equal(t, http.StatusForbidden, post("http://example.org"))
+		require.Equal(t, http.StatusAccepted, post("http://"+serving.address))
 		serving = p.generation(generation)
 		pids = append(pids, serving.pid)
 	}

@@ -48,11 +48,15 @@ func TestThePageFitsEveryWindow(t *testing.T) {
 	s := startService(t)
 	p := openPage(t, s.next().address)
 	p.await("shown.requests >= 10")
-	for _, width := range []int64{320, 390, 768, 1024, 1600} {
+	for _, width := range []int64{320, 384, 390, 576, 768, 1024, 1600} {
 		for _, scheme := range []string{"light", "dark"} {
 			p.do(chromedp.EmulateViewport(width, 800), p.prefer(scheme))
-			cut, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]string](`Array.from(document.querySelectorAll("html, dl div, dd, button, figure"))
-				.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.id || e.tagName)`))
+			cut, err := chromedp.Run(p.ctx, chromedp.Evaluate[[]string](`
+				for (const [id, longest] of [["pid", "4194304"], ["requests", "123,456"], ["slowest", "10000 ms"]]) {
+					document.getElementById(id).textContent = longest;
+				}
+				Array.from(document.querySelectorAll("html, dl div, dd, button, figure"))
+					.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.id || e.tagName)`))
 			require.NoError(t, err)
 			assert.Empty(t, cut, "wider than there is room for at %d px", width)
 		}
