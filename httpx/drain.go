@@ -49,6 +49,7 @@ func (s *Server) begin(mode int32) {
 	}
 	s.begun = time.Now()
 	s.mode.Store(mode)
+	close(s.ending)
 	conns := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
 		conns = append(conns, c)

@@ -62,6 +62,7 @@ type Server struct {
 	moved  int               // to the next generation
 	fewer  chan struct{}     // gets one when one has gone
 	begun  time.Time         // the end
+	ending chan struct{}     // the end has begun
 	ended  chan struct{}     // the last one has gone
 	result error
 }
@@ -96,6 +97,7 @@ func (s *Server) prepare() {
 		s.conns = map[*conn]bool{}
 		s.others = map[net.Conn]bool{}
 		s.fewer = make(chan struct{}, 1)
+		s.ending = make(chan struct{})
 		s.ended = make(chan struct{})
 	})
 }

@@ -34,6 +34,18 @@ func (s *Server) serve(l net.Listener, secure bool, start func(*http.Server, net
 		l.Close()
 		return err
 	}
+	result := make(chan error, 1)
+	go func() { result <- s.serveSite(site, start) }()
+	select {
+	case err := <-result:
+		return err
+	case <-s.ending:
+		return http.ErrServerClosed
+	}
+}
+
+// serveSite serves until the engine takes no more connections.
+func (s *Server) serveSite(site *site, start func(*http.Server, net.Listener) error) error {
 	err := start(site.engine, site)
 	s.mu.Lock()
 	defer s.mu.Unlock()
