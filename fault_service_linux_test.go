@@ -2,8 +2,6 @@ package mitosis
 
 import (
 	"fmt"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -100,115 +98,6 @@ func (s *faultService) rest() {
 	s.t.Helper()
 	for _, f := range s.traffic {
 		f.rest(s.t)
-	}
-}
-
-// faultSplit is a split that is under way.
-type faultSplit struct {
-	child  *generation // nil if it has not called back
-	serves bool        // the child has said so
-	done   chan struct{}
-	err    error
-}
-
-// awaitServing waits until the new process serves.
-func (split *faultSplit) awaitServing() {
-	if !split.serves {
-		split.child.await("serving")
-	}
-	split.serves = true
-}
-
-// begin begins a split, by the function of that name.
-func (s *faultService) begin(function string) *faultSplit {
-	split := &faultSplit{done: make(chan struct{})}
-	answered, gone := s.p.begin(function), s.p.gone
-	go func() {
-		defer close(split.done)
-		var answer event
-		select {
-		case answer = <-answered:
-		case <-gone:
-			select {
-			case answer = <-answered: // its last words
-			default:
-				split.err = ErrOldDied
-			}
-		}
-		if answer.Error != nil {
-			split.err = answer.Error
-		}
-	}()
-	return split
-}
-
-// awaitChild waits until the new process calls back. It may not come to that, if the
-// split fails or the old process dies.
-func (s *faultService) awaitChild(split *faultSplit, mustCome bool) {
-	s.t.Helper()
-	done := split.done
-	if mustCome {
-		done = nil
-	}
-	expired := time.After(bound)
-	for split.child == nil {
-		select {
-		case p := <-s.p.started:
-			if !s.dead[p.pid] {
-				split.child = p
-			}
-		case <-done:
-			if split.err == nil {
-				done = nil // it is on its way
-				continue
-			}
-			s.bury(split.err)
-			return
-		case <-expired:
-			require.FailNow(s.t, "no new process has called back")
-		}
-	}
-}
-
-var pidInError = regexp.MustCompile(`pid (\d+)`)
-
-// bury notes that the process that an error names is dead.
-func (s *faultService) bury(err error) {
-	if found := pidInError.FindStringSubmatch(err.Error()); found != nil {
-		pid, _ := strconv.Atoi(found[1])
-		s.dead[pid] = true
-	}
-}
-
-// awaitAny waits until the process reports one of the events, ends, or done is
-// closed. It returns the event's name, or "".
-func (p *generation) awaitAny(done <-chan struct{}, names ...string) string {
-	p.t.Helper()
-	expired := time.After(bound)
-	gone, ended := p.gone, false
-	for {
-		for len(p.events) > 0 {
-			p.kept = append(p.kept, <-p.events)
-		}
-		for i, e := range p.kept {
-			if slices.Contains(names, e.Name) {
-				p.kept = slices.Delete(p.kept, i, i+1)
-				return e.Name
-			}
-		}
-		if ended {
-			return ""
-		}
-		select {
-		case e := <-p.events:
-			p.kept = append(p.kept, e)
-		case <-gone:
-			ended = true
-		case <-done:
-			ended = true
-		case <-expired:
-			require.FailNow(p.t, fmt.Sprintf("process %d does none of %v; it said %+v", p.pid, names, p.kept))
-		}
 	}
 }
 
@@ -465,59 +354,4 @@ func (s *faultService) serviceIsDown(split *faultSplit, c faultCase) {
 	s.p.awaitEnd()
 	s.stop()
 	refuses(s.t, "tcp", s.address)
-}
-
-// restsAsBefore asserts that the owner has what every owner has that rests.
-func (s *faultService) restsAsBefore(withLives bool) {
-	s.t.Helper()
-	descriptors, goroutines := shapes(s.base), s.base.Goroutines
-	if s.traced {
-		goroutines++ // that sends its reports
-	}
-	if !withLives {
-		goroutines -= faultLives
-		for range faultLives {
-			i := slices.Index(descriptors, shape("socket:[1], close-on-exec true"))
-			descriptors = slices.Delete(descriptors, i, i+1)
-		}
-	}
-	s.p.settlesTo(goroutines, func(now inventory) bool {
-		return s.leaky || assert.ObjectsAreEqual(descriptors, shapes(now))
-	}, s.base)
-}
-
-// settlesTo waits until the process has no more than it should.
-func (p *generation) settlesTo(goroutines int, descriptors func(inventory) bool, before inventory) {
-	p.t.Helper()
-	var now inventory
-	for deadline := time.Now().Add(bound / 2); ; time.Sleep(2 * time.Millisecond) {
-		now = p.inventory()
-		if now.Goroutines <= goroutines && descriptors(now) {
-			break
-		}
-		if time.Now().After(deadline) {
-			require.FailNow(p.t, "something is left", "%d goroutines instead of %d; descriptors %q instead of %q\n%s",
-				now.Goroutines, goroutines, now.Descriptors, before.Descriptors, p.do("stacks"))
-		}
-	}
-	assert.Equal(p.t, before.Environment, now.Environment, "environment")
-	assert.Empty(p.t, childrenOf(p.pid), "children, zombies included")
-}
-
-var inodeNumber = regexp.MustCompile(`\[\d+\]`)
-
-func shape(descriptor string) string { return inodeNumber.ReplaceAllString(descriptor, "[]") }
-
-func shapes(i inventory) []string {
-	var list []string
-	for _, d := range i.Descriptors {
-		list = append(list, shape(d))
-	}
-	return sorted(list)
-}
-
-func sorted(list []string) []string {
-	list = slices.Clone(list)
-	slices.Sort(list)
-	return list
 }
