@@ -14,4 +14,5 @@ require (
 require (
 	github.com/gobwas/httphead v0.1.0 // indirect
 	github.com/gobwas/pool v0.2.1 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 )
