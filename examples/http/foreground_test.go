@@ -32,6 +32,8 @@ func TestAProgramOfGoRunStaysInTheForegroundThroughRestarts(t *testing.T) {
 		case 1:
 			signalTo(t, attendant, syscall.SIGHUP)
 		case 2:
+			// A process that is about to exit takes a signal and does nothing.
+			eventually(t, "the first generation has gone", func() bool { return syscall.Kill(pids[0], 0) == syscall.ESRCH })
 			signalTo(t, attendant, syscall.SIGUSR2)
 		}
 	}

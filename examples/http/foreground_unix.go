@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -90,7 +91,8 @@ func foreground(arguments []string) error {
 		return err
 	}
 	serving := report{pid: g.group}
-	var passOn <-chan os.Signal // nil while nobody serves: a request to restart waits
+	var passOn <-chan os.Signal // nil while nobody is known to serve: a request to restart waits
+	announced := false
 	for {
 		select {
 		case r, ok := <-g.reports:
@@ -103,13 +105,23 @@ func foreground(arguments []string) error {
 				return fmt.Errorf("%w: the last generation was pid %d", errCrashed, serving.pid)
 			case r.pid == 0:
 				passOn = nil
-			case passOn == nil:
-				passOn = restarts
+			case !announced:
+				announced = true
 				say(os.Stdout, "pid %d stays in the foreground  (restart: kill -HUP %[1]d, stop: Ctrl-C or kill %[1]d)", os.Getpid())
+				fallthrough
+			default:
+				passOn = restarts
 			}
 			serving = r
 		case s := <-passOn:
 			err = g.restart(serving.pid, s.(syscall.Signal))
+			if errors.Is(err, syscall.ESRCH) { // the report of the next generation is on its way
+				passOn, err = nil, nil
+				select {
+				case restarts <- s:
+				default: // there is another one already
+				}
+			}
 		case s := <-stops:
 			err = g.stop(s.(syscall.Signal))
 		}
