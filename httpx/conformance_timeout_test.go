@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// notBefore runs steps that may not be over before a time has passed.
+// notBefore runs steps that may not be over before a time has passed: that would be
+// part of the account.
 func notBefore(d time.Duration, steps []step) step {
 	return func(k *talk) {
-		k.t.Helper()
 		begin := time.Now()
 		for _, step := range steps {
 			step(k)
 		}
-		if took := time.Since(begin); took < d {
-			k.t.Fatalf("it took %v only, instead of %v", took, d)
+		if time.Since(begin) < d {
+			k.saw("it took less than %v", d)
 		}
 	}
 }

@@ -316,9 +316,12 @@ func (c *conn) interrupt() {
 func (c *conn) setReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.deadlines++
+	if c.awaiting && t.IsZero() {
+		return nil // an http.Server without ReadHeaderTimeout begins so
+	}
 	c.deadline = t
 	c.awaiting = false
-	c.deadlines++
 	if c.borrowed || c.gone {
 		return nil // it is set when the Read that waits has ended
 	}
