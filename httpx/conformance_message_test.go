@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // steps joins steps and lists of them.
@@ -206,4 +208,18 @@ func TestMalformedRequestsAreRefusedAsInNetHTTP(t *testing.T) {
 		exchange{name: "headers under the usual limit", steps: steps(send(headers), answer("GET"))},
 	)
 	compareAll(t, exchanges)
+}
+
+func TestAConnectionThatHasMovedForgivesLineEndsBeforeARequest(t *testing.T) {
+	t.Parallel()
+	const get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	e := exchange{steps: steps(send(get+"\r\n"), answer("GET"), send(get), answer("GET"))}
+	bare := e.play(t, situation{bare: true})
+	require.Contains(t, bare.received, "400 Bad Request", "net/http forgives them after a POST only")
+	require.Equal(t, bare, e.play(t, situation{}))
+	// The next generation does not know which method was the last.
+	moved := exchange{steps: steps(send(get+"\r\n"), answer("GET"), func(k *talk) { k.chain.awaitState(1, http.StateIdle, 1) }, send(get), answer("GET"))}
+	account := moved.play(t, situation{splits: []int{3}})
+	require.NotContains(t, account.received, "400 Bad Request")
+	require.Len(t, account.seen, 2)
 }

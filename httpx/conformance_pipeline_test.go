@@ -81,7 +81,7 @@ func (p *pipeline) compare(t *testing.T, positions []int) {
 var requests = map[string]func(i int) string{
 	"GET": func(i int) string { return fmt.Sprintf("GET /%d HTTP/1.1\r\nHost: x\r\n\r\n", i) },
 	"POST": func(i int) string {
-		return fmt.Sprintf("POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", i)
+		return fmt.Sprintf("POST /%d HTTP/1.1\r\nHost: x\r\nUser-Agent: a pipeline of long requests\r\nContent-Length: 5\r\n\r\nhello", i)
 	},
 	"chunked": func(i int) string {
 		return fmt.Sprintf("PUT /%d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n", i)
@@ -115,7 +115,7 @@ func TestTwoPipelinedRequestsAreCutAnywhere(t *testing.T) {
 func TestLongPipelinesAreCutAroundTheBordersOfRequests(t *testing.T) {
 	t.Parallel()
 	for name, request := range requests {
-		for n, every := range map[int]int{5: 1, 50: 12, 200: 50} { // the latter are larger than the buffer of http.Server
+		for n, every := range map[int]int{5: 1, 50: 12} { // the latter are larger than the buffer of http.Server
 			t.Run(fmt.Sprint(n, " of ", name), func(t *testing.T) {
 				t.Parallel()
 				p := newPipeline(n, request)
