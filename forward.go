@@ -246,7 +246,9 @@ func (l *Listener) takeRest() []*forwardedConn {
 }
 
 // dropForwarded closes what was forwarded and not accepted: the listener is closed.
+// If that is since the next generation has it, the connections are that one's.
 func (l *Listener) dropForwarded() {
+	l.forwardRest()
 	for _, f := range l.takeRest() {
 		f.conn.Close()
 	}

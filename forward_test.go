@@ -274,3 +274,41 @@ func TestAForwardedConnectionWithUnreadBytesCanBeGivenToTheRegistry(t *testing.T
 	require.NoError(t, err)
 	require.Equal(t, "hello", string(b))
 }
+
+// http.Server does that: it closes its listener as soon as Accept fails.
+func TestAListenerThatIsClosedAtTheCommitDropsNoParkedConnection(t *testing.T) {
+	t.Parallel()
+	m, ln, accepted, peer := listening(t)
+	const many = 50
+	conns, peers := []net.Conn{accepted}, []net.Conn{peer}
+	for range many - 1 {
+		peer, err := net.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		defer peer.Close()
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		conns, peers = append(conns, c), append(peers, peer)
+	}
+	m, next := splitListening(t, m)
+	for _, c := range conns {
+		require.NoError(t, ln.Forward(c, nil))
+	}
+	for range 20 {
+		closed := make(chan error, 1)
+		go func(l *mitosis.Listener) {
+			_, err := l.Accept()
+			l.Close()
+			closed <- err
+		}(next)
+		m, next = splitListening(t, m)
+		require.ErrorIs(t, <-closed, mitosis.ErrSuperseded)
+	}
+	for _, peer := range peers {
+		_, err := io.WriteString(peer, "x")
+		require.NoError(t, err)
+		require.NoError(t, next.SetDeadline(time.Now().Add(20*time.Second)))
+		c, err := next.Accept()
+		require.NoError(t, err)
+		c.Close()
+	}
+}

@@ -71,14 +71,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 // What is in the queue of a socket that nobody else has is reset by the system;
 // see Drain.
 func (l *Listener) Close() error {
-	if err := l.registry.close(l, func() error {
+	err := l.registry.close(l, func() error {
 		l.end(net.ErrClosed)
-		l.dropForwarded()
 		if l.isDrained() {
 			return nil
 		}
 		return l.inner.Close()
-	}); err != nil {
+	})
+	l.dropForwarded()
+	if err != nil {
 		return l.operror("close", err)
 	}
 	return nil
