@@ -79,7 +79,7 @@ func (s *soak) startClients() bool {
 			return false
 		}
 		if t.slow = i >= chatters; t.slow {
-			t.conn.(*net.TCPConn).SetReadBuffer(8 << 10)
+			t.conn.(*net.TCPConn).SetReadBuffer(128 << 10)
 		}
 		s.keep(t.conn)
 		s.goOn("chat", 20*time.Millisecond, func() error { return s.talk(t) })

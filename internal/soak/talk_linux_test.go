@@ -88,7 +88,7 @@ func (s *service) acceptPeers(l *mitosis.Listener) {
 			broken("accept: %v", err)
 			return
 		}
-		c.(*net.TCPConn).SetWriteBuffer(16 << 10)
+		c.(*net.TCPConn).SetWriteBuffer(64 << 10)
 		name := "chat " + c.RemoteAddr().String()
 		shard := s.shardOf(name)
 		shard.mu.Lock()

@@ -41,7 +41,7 @@ func (s *soak) talk(t *talker) error {
 			n, size = 1+t.random.IntN(3), t.random.IntN(3000)
 		}
 		if t.slow && len(lines) == 0 {
-			n, size = 50+t.random.IntN(200), 4000
+			n, size = 50+t.random.IntN(350), 4000
 		}
 		lines = append(lines, fmt.Sprintf("%d %d %d %s\n", t.number, n, size, strings.Repeat("c", t.random.IntN(1000))))
 		wanted = append(wanted, n)
