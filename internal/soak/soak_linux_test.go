@@ -240,7 +240,7 @@ func (s *soak) splitWith(fault string) {
 	case signalDuring:
 		s.signalDuringSplit()
 	case hangs:
-		s.order(order{Patience: max(400*time.Millisecond, 3*s.lastSplit)})
+		s.order(order{Patience: s.shortPatience()})
 		s.order(order{Fault: hangs})
 		s.order(order{})
 	default:
@@ -248,6 +248,9 @@ func (s *soak) splitWith(fault string) {
 		s.order(order{Fault: fault, After: after})
 	}
 }
+
+// shortPatience is enough for a new process that does not hang.
+func (s *soak) shortPatience() time.Duration { return max(time.Second, 5*s.lastSplit) }
 
 // signalDuringSplit sends a signal when a split has begun.
 func (s *soak) signalDuringSplit() {
@@ -294,19 +297,25 @@ func (s *soak) order(o order) {
 			return
 		case fails && strings.Contains(result.Error, expected):
 			return
-		case o.Fault == "" && strings.Contains(result.Error, failures[hangs]):
+		case strings.Contains(result.Error, failures[hangs]):
 			continue // its patience was only meant for one that hangs
 		}
 		s.fail("order %+v: process %d of generation %d says %q", o, result.Pid, result.Generation, result.Error)
 	}
 }
 
-// takeInventory lets everything come to rest, and looks what there is: that has to
-// be no more than before.
+// takeInventory lets everything come to rest, and looks what a new generation has,
+// whose splits fail then in all ways: that has to be no more than before.
 func (s *soak) takeInventory(before *inventory) (now *inventory, ok bool) {
 	s.pace.Lock()
 	defer s.pace.Unlock()
-	s.order(order{Size: 1 << 20})
+	const size = 1 << 20
+	s.order(order{Size: size, Patience: s.shortPatience()})
+	if before != nil {
+		for _, fault := range slices.Sorted(maps.Keys(failures)) {
+			s.order(order{Fault: fault, Size: size, After: time.Millisecond})
+		}
+	}
 	var left map[int]string
 	if !eventually(func() bool {
 		s.chain.reap()
