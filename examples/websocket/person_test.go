@@ -141,7 +141,7 @@ func (p *person) hear() (string, error) {
 func (p *person) hears(texts ...string) error {
 	for _, text := range texts {
 		if got, err := p.hear(); err != nil || got != text {
-			return fmt.Errorf("%.60q (%w) instead of %.60q", got, err, text)
+			return fmt.Errorf("%.60q (%v) instead of %.60q", got, err, text)
 		}
 	}
 	return nil
@@ -161,7 +161,7 @@ func (p *person) hearsPong(payload string) error {
 		switch {
 		case err == nil && opcode == ws.OpText && strings.HasPrefix(got, "* generation "):
 		case err != nil || opcode != ws.OpPong || got != payload:
-			return fmt.Errorf("%d %.60q (%w) instead of the pong %q", opcode, got, err, payload)
+			return fmt.Errorf("%d %.60q (%v) instead of the pong %q", opcode, got, err, payload)
 		default:
 			return nil
 		}
@@ -185,11 +185,11 @@ func (p *person) hearsClose(payload []byte) error {
 			continue
 		}
 		if !errors.Is(err, errClosed) || !bytes.Equal([]byte(got), payload) {
-			return fmt.Errorf("%q (%w) instead of the close frame %q", got, err, payload)
+			return fmt.Errorf("%q (%v) instead of the close frame %q", got, err, payload)
 		}
 		rest, err := io.ReadAll(p.in)
 		if err != nil || len(rest) > 0 {
-			return fmt.Errorf("%q (%w) after the close frame", rest, err)
+			return fmt.Errorf("%q (%v) after the close frame", rest, err)
 		}
 		return p.Close()
 	}
