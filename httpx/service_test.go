@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -261,7 +262,10 @@ func (r *running) restart() int {
 	r.mu.Unlock()
 	require.NoError(r.t, syscall.Kill(newest, syscall.SIGHUP))
 	r.await("the next generation", func() bool { return len(r.pids) > before })
-	r.line("shutdown %d", newest)
+	r.await("the end of the old generation begins", func() bool {
+		// Functions of RegisterOnShutdown run beside the end, which may come first.
+		return slices.Contains(r.lines, fmt.Sprint("shutdown ", newest)) || slices.Contains(r.lines, fmt.Sprint("ended ", newest))
+	})
 	return r.generation()
 }
 
