@@ -15,6 +15,7 @@ import (
 )
 
 func TestWhatAClientMayNotSendEndsItsConnectionWithTheReason(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, "-message", "1000")
 	watcher := p.newcomer("hall", "watcher", false)
 	long := frame(ws.OpText, true, make([]byte, 1001))
@@ -59,6 +60,7 @@ func TestWhatAClientMayNotSendEndsItsConnectionWithTheReason(t *testing.T) {
 }
 
 func TestARequestThatMayNotJoinIsToldSoAndTheConnectionGoesOn(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t)
 	c := p.newRaw()
 	right := request("hall", "anna")
@@ -94,6 +96,7 @@ func TestARequestThatMayNotJoinIsToldSoAndTheConnectionGoesOn(t *testing.T) {
 }
 
 func TestAClientThatTakesNothingIsDropped(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, "-queue", "2000000")
 	slow := p.newcomer("hall", "slow", true)
 	anna := p.newcomer("hall", "anna", false)
@@ -123,6 +126,7 @@ func TestAClientThatTakesNothingIsDropped(t *testing.T) {
 }
 
 func TestABadFlagIsRefused(t *testing.T) {
+	t.Parallel()
 	path, err := os.Executable()
 	require.NoError(t, err)
 	for _, argument := range []string{"-message=0", "-queue=-1", "-no-such-flag", "word"} {

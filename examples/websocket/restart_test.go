@@ -145,6 +145,7 @@ func ask(c net.Conn, in *bufio.Reader) (status, error) {
 }
 
 func TestFiftyClientsHearEveryMessageOnceAndInOrderThroughTenRestarts(t *testing.T) {
+	t.Parallel()
 	const restarts, clients, perRoom = 10, 50, 10
 	p := startProcess(t)
 	var talkers []*talker
@@ -221,6 +222,7 @@ func TestFiftyClientsHearEveryMessageOnceAndInOrderThroughTenRestarts(t *testing
 }
 
 func TestWhatIsSentMayBeCutAtEveryByteByARestart(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t)
 	// From the first byte of the request on. What it says is a text, a text of two frames with a ping in between, a text
 	// with a long length, and the end.
@@ -275,6 +277,7 @@ func TestWhatIsSentMayBeCutAtEveryByteByARestart(t *testing.T) {
 }
 
 func TestALongMessageThatIsHalfReceivedAndWhatASlowReaderHasNotTakenSurvive(t *testing.T) {
+	t.Parallel()
 	const restarts = 4
 	p := startProcess(t)
 	slow := p.newcomer("attic", "slow", true)
@@ -305,6 +308,7 @@ func TestALongMessageThatIsHalfReceivedAndWhatASlowReaderHasNotTakenSurvive(t *t
 }
 
 func TestClientsThatCloseDuringARestartLeaveOnce(t *testing.T) {
+	t.Parallel()
 	const leavers = 30
 	p := startProcess(t)
 	watcher := p.newcomer("hall", "watcher", false)
@@ -356,11 +360,13 @@ func TestClientsThatCloseDuringARestartLeaveOnce(t *testing.T) {
 		require.NoError(t, err)
 		return got.Clients == 1
 	}, patience, time.Millisecond)
+	require.NoError(t, c.Close())
 	require.NoError(t, watcher.leave())
 	p.stop()
 }
 
 func TestTheEndIsToldToEveryClient(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t)
 	var people []*person
 	for i := range 20 {
