@@ -123,6 +123,7 @@ func (s *service) run() error {
 	}
 	s.work.Go(func() { s.acceptPeers(chat.(*mitosis.Listener)) })
 	s.work.Go(func() { s.answerDatagrams(udp) })
+	s.work.Go(s.speakUnasked)
 	fmt.Printf("serving %d %d %s %s %s\n", os.Getpid(), m.Generation(), web.Addr(), chat.Addr(), udp.LocalAddr())
 	err = m.Wait(ctx)
 	if stopped := errors.Is(err, mitosis.ErrStopped); !stopped && !errors.Is(err, mitosis.ErrSuperseded) {

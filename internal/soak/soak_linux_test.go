@@ -87,8 +87,8 @@ type soak struct {
 type figures struct {
 	requests, visits, lines, answers, questions, datagrams, bulk atomic.Uint64
 
-	splits, tooLate, again int
-	faults                 map[string]int
+	tooLate, again int
+	faults         map[string]int
 }
 
 func TestSoak(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bhuthesh/mitosis"
 )
@@ -18,6 +19,9 @@ import (
 // which wants three lines as its answer, each longer by 0 bytes than it need be.
 // The lines of an answer are "12 40 <checksum of the line> ...": 40 is the number of
 // this line among all that were ever sent on the connection.
+
+// unaskedEvery is seldom enough for a peer that does not read for a minute.
+const unaskedEvery = 50 * time.Millisecond
 
 // count is what has been said on one connection.
 type count struct{ In, Out uint64 }
@@ -30,8 +34,9 @@ type ledger struct {
 
 // shard is a part of the chat.
 type shard struct {
-	mu   sync.Mutex
-	Book book
+	mu    sync.Mutex
+	Book  book
+	conns map[string]*mitosis.Conn // not part of the state
 }
 
 // book is the state of a shard. It agrees with the bytes on its connections.
@@ -52,6 +57,7 @@ func (s *service) takeUp() error {
 		if shard.Book.Peers == nil {
 			shard.Book.Peers = map[string]*count{}
 		}
+		shard.conns = map[string]*mitosis.Conn{}
 		for name := range shard.Book.Peers {
 			c, err := s.m.Conn(name)
 			if errors.Is(err, mitosis.ErrNotFound) {
@@ -110,6 +116,9 @@ func (s *service) acceptPeers(l *mitosis.Listener) {
 // serveNextPeers chats until the peer goes or the next generation has it.
 func (s *service) serveNextPeers(c *mitosis.Conn) {
 	shard := s.shardOf(c.Name())
+	shard.mu.Lock()
+	shard.conns[c.Name()] = c
+	shard.mu.Unlock()
 	for {
 		line, err := c.Reader().ReadString('\n')
 		if err == nil {
@@ -127,6 +136,7 @@ func (s *service) serveNextPeers(c *mitosis.Conn) {
 		if err := c.Close(); err == nil {
 			shard.mu.Lock()
 			delete(shard.Book.Peers, c.Name())
+			delete(shard.conns, c.Name())
 			shard.mu.Unlock()
 		}
 		return
@@ -162,6 +172,36 @@ func (s *shard) answerOnce(c *mitosis.Conn, line string, number uint64, size int
 	peer.Out++
 	_, err := io.WriteString(c, answerTo(line, number, peer.Out, size))
 	return err
+}
+
+// speakUnasked writes to all peers now and then, for as long as this generation has
+// them. No reader who comes to rest keeps it from doing so during a cut: the lock does.
+func (s *service) speakUnasked() {
+	for {
+		select {
+		case <-s.m.Done():
+			return
+		case <-time.After(unaskedEvery):
+		}
+		for i := range s.shards {
+			if err := s.shards[i].speakUnasked(); err != nil && !over(err) {
+				broken("unasked: %v", err)
+			}
+		}
+	}
+}
+
+func (s *shard) speakUnasked() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range s.conns {
+		peer := s.Book.Peers[name]
+		peer.Out++
+		if _, err := io.WriteString(c, answerTo("", 0, peer.Out, 0)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // answerTo is a line of an answer.

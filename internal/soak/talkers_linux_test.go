@@ -3,6 +3,7 @@ package soak
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -64,21 +65,40 @@ func (s *soak) talk(t *talker) error {
 	return <-sent
 }
 
-// expect reads one line of an answer.
+// expect reads one line of an answer, and what comes unasked before it.
 func (t *talker) expect(line string, number uint64) error {
 	if t.slow && t.random.IntN(4) == 0 {
 		<-time.After(rand.N(6 * time.Millisecond)) // as slow readers are
 	}
-	answer, err := t.in.ReadSlice('\n')
-	if err != nil {
-		return fmt.Errorf("line %d of %d: %w after %.80q", t.received+1, number, err, answer)
+	for {
+		unasked, err := t.read(line, number)
+		if err != nil {
+			return fmt.Errorf("line %d, in answer to %d: %w", t.received, number, err)
+		}
+		if !unasked {
+			return nil
+		}
 	}
+}
+
+// read reads a line, which is one of the answer to that number, or comes unasked.
+func (t *talker) read(line string, number uint64) (unasked bool, err error) {
 	t.received++
+	answer, err := t.in.ReadSlice('\n')
+	if err == io.EOF && len(answer) == 0 {
+		return false, err
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w after %.80q", err, answer)
+	}
+	if unasked = bytes.HasPrefix(answer, []byte("0 ")); unasked {
+		line, number = "", 0
+	}
 	expected := strings.TrimRight(answerTo(line, number, t.received, 0), "\n")
 	if !bytes.HasPrefix(answer, []byte(expected)) || len(bytes.Trim(answer[len(expected):], "x\n")) > 0 {
-		return fmt.Errorf("got %.80q where %q was expected", answer, expected)
+		return unasked, fmt.Errorf("got %.80q where %q was expected", answer, expected)
 	}
-	return nil
+	return unasked, nil
 }
 
 // hangUp ends a chat in order.
@@ -87,10 +107,15 @@ func (t *talker) hangUp() error {
 	if err := t.conn.(*net.TCPConn).CloseWrite(); err != nil {
 		return err
 	}
-	if b, err := io.ReadAll(t.in); err != nil || len(b) > 0 {
-		return fmt.Errorf("at the end of a chat: %.80q, %w", b, err)
+	for {
+		unasked, err := t.read("", 0)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil || !unasked {
+			return fmt.Errorf("at the end of a chat: %w", errors.Join(err, errors.New("no end")))
+		}
 	}
-	return nil
 }
 
 func (s *soak) dialChat(random *rand.Rand) (*talker, error) {
