@@ -129,19 +129,17 @@ func TestAConnectionThatIsClosedBetweenRequestsIsDialledAgain(t *testing.T) {
 				}
 			})
 			c := &client{address: address, habit: habit{keepAlive: true}, tally: newTally(1)}
-			for range 2 {
+			for closed := 1; closed <= 2; closed++ {
 				_, err := c.request()
 				require.NoError(t, err)
-				if c.conn != nil { // the end of the connection is all that comes
-					ctx, cancel := context.WithCancel(t.Context())
-					time.AfterFunc(requestLimit, cancel)
-					go func() {
-						defer cancel()
-						_, _ = c.reader.Peek(1)
-					}()
-					<-ctx.Done()
-					c.wait(t.Context(), time.Millisecond)
-				}
+				ctx, cancel := context.WithCancel(t.Context())
+				go func() {
+					defer cancel()
+					for limit := time.Now().Add(requestLimit); c.tally.counts().closed < closed && time.Now().Before(limit); {
+						time.Sleep(time.Millisecond)
+					}
+				}()
+				c.wait(ctx, requestLimit)
 			}
 			assert.Equal(t, test.want, c.tally.counts())
 		})

@@ -6,7 +6,7 @@
 // asks the service all the time, over one connection, and has a button that restarts it. Without a browser, send the
 // process SIGHUP while something like
 //
-//	while sleep 0.1; do echo url=http://127.0.0.1:8080/hit; done | curl -s -K -
+//	curl --rate 10/s -s -d hello 'http://127.0.0.1:8080/hit?[1-1000]'
 //
 // is running. Every answer names the generation and the process that gave it, the client's end of the connection, and
 // a hit counter that survives restarts.
