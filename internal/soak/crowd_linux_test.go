@@ -29,6 +29,8 @@ var crowds = []crowd{
 	{"unix", 1, 50 * time.Millisecond, (*soak).uploader},
 	{"tcp", 3, 20 * time.Millisecond, (*soak).pipeliner},
 	{"unix", 1, 20 * time.Millisecond, (*soak).pipeliner},
+	{"tcp", 3, 20 * time.Millisecond, (*soak).stutterer},
+	{"unix", 1, 20 * time.Millisecond, (*soak).stutterer},
 	{"tcp", 3, 50 * time.Millisecond, (*soak).streamer},
 	{"unix", 1, 50 * time.Millisecond, (*soak).streamer},
 }

@@ -169,6 +169,19 @@ func (s *soak) pipeliner(c *webClient) error {
 	return nil
 }
 
+// stutterer lets some time pass when it has sent the first bytes of a request: an
+// http.Server that waits between two requests already holds them.
+func (s *soak) stutterer(c *webClient) error {
+	r := c.post("/echo", c.body(500), false)
+	n := 1 + c.random.IntN(5)
+	if err := c.send(r.text[:n], 1, 0); err != nil {
+		return err
+	}
+	<-time.After(time.Duration(c.random.Int64N(int64(300 * time.Millisecond))))
+	r.text = r.text[n:]
+	return s.ask(c, r, 1, 0)
+}
+
 // streamer gets a response that takes its time.
 func (s *soak) streamer(c *webClient) error {
 	c.number++
