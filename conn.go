@@ -203,14 +203,15 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline bounds writes.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
 	c.w.deadline = t
-	unsent := len(c.w.unsent) > 0
-	c.w.mu.Unlock()
-	err := c.inner.SetWriteDeadline(t)
-	if unsent {
+	if c.w.absorbed {
+		return nil // the Write that ends just now puts it in force
+	}
+	if len(c.w.unsent) > 0 {
 		go c.flush()
 	}
-	return err
+	return c.inner.SetWriteDeadline(t)
 }
 
 func (c *Conn) operror(op string, err error) error {
