@@ -152,7 +152,7 @@ func TestADeadlineHoldsAgainAfterAnInterruption(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, _ := newGatedReader(t)
 			g.open()
-			require.NoError(t, g.setUserDeadline(time.Now().Add(100*time.Millisecond)))
+			require.NoError(t, g.setUserDeadline(time.Now().Add(time.Second)))
 			done := g.reading()
 			g.awaitInside(t, 1)
 			interrupt(g)
