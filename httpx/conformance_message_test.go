@@ -138,7 +138,7 @@ func TestHandlersCanDoWhatTheyCanInNetHTTP(t *testing.T) {
 		{name: "full duplex of another length", steps: steps(send("POST /duplex HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n1234567\r\n"), until("12345\r\n"), send("0\r\n"), send("\r\n"), until("0\r\n\r\n"))},
 		{name: "read deadline", steps: steps(send("POST /deadline HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"), event("began"), proceed, answer("POST"), waitForEnd)},
 		{name: "read deadline without a body", steps: steps(send("GET /deadline HTTP/1.1\r\nHost: x\r\n\r\n"), event("began"), proceed, answer("GET"))},
-		{name: "write deadline", steps: steps(send("GET /deadline?write=1 HTTP/1.1\r\nHost: x\r\n\r\n"), event("began"), proceed, waitForEnd)},
+		{name: "write deadline", steps: steps(send("GET /deadline?write=1 HTTP/1.1\r\nHost: x\r\n\r\n"), event("began"), proceed, event("written"), waitForEnd)},
 		{name: "client that goes away", last: true, steps: steps(send("GET /canceled HTTP/1.1\r\nHost: x\r\n\r\n"), event("began"), hangUp, event("canceled"))},
 		{name: "client that ends its output", last: true, steps: steps(send("GET /canceled HTTP/1.1\r\nHost: x\r\n\r\n"), event("began"), endOutput, event("canceled"), answer("GET"), waitForEnd)},
 	})

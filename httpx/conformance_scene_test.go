@@ -202,6 +202,7 @@ func (s *scene) deadline(w http.ResponseWriter, r *http.Request) {
 		err := control.SetWriteDeadline(time.Now().Add(-time.Second))
 		_, writeErr := io.WriteString(w, strings.Repeat("x", 100000))
 		s.saw("write deadline: %v, %v", err, os.IsTimeout(writeErr))
+		s.events <- "written"
 	}
 	fmt.Fprint(w, "after the deadline")
 }

@@ -342,3 +342,33 @@ func TestSettingsOfHTTP2KeepTheirMeaning(t *testing.T) {
 		})
 	}
 }
+
+func TestHTTP2ConnectionsAreToldToGoAwayWhenTheServiceStops(t *testing.T) {
+	t.Parallel()
+	for name, secure := range map[string]bool{"TLS": true, "no TLS": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scene := newScene()
+			c := http2Chain(t, scene, secure, nil).start()
+			idle, busy := c.dialHTTP2(), c.dialHTTP2()
+			idle.request(1, "/generation")
+			idle.response(1)
+			busy.await(settingsFrame)
+			busy.request(1, "/slow")
+			scene.await(t, "began")
+			c.awaitState(1, http.StateIdle, 1)
+			stopped := make(chan error, 1)
+			go func() { stopped <- c.servers[0].Shutdown(context.Background()) }()
+			for _, f := range []*framer{idle, busy} {
+				f.await(goAwayFrame)
+			}
+			idle.requireEnd()
+			busy.requireAlive()
+			scene.proceed <- struct{}{}
+			status, _ := busy.response(1)
+			require.Equal(t, "200", status)
+			busy.requireEnd()
+			within(t, "Shutdown", func() { require.NoError(t, <-stopped) })
+		})
+	}
+}

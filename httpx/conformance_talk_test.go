@@ -28,7 +28,7 @@ import (
 )
 
 // patience is the limit of every wait.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // chain is an HTTP service in this process: a bare http.Server, or an httpx.Server
 // with all its generations.
