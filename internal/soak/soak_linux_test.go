@@ -152,6 +152,7 @@ func (s *soak) run(t *testing.T) {
 		return
 	}
 	t.Logf("first: %s", first.summary())
+	s.order(order{}) // a generation that is patient with those that come after it
 	var deck []string
 	for end := time.Now().Add(*duration); time.Now().Before(end) && s.ctx.Err() == nil; {
 		if len(deck) == 0 {
@@ -286,6 +287,9 @@ func (s *soak) order(o order) {
 		switch {
 		case strings.Contains(result.Error, "already splitting"), strings.Contains(result.Error, "superseded"):
 			s.figures.again++ // a signal came first
+			continue
+		case result.Error == patient:
+			s.order(order{Patience: s.shortPatience()})
 			continue
 		case result.Error == "" && (!fails || mayComeTooLate[o.Fault]):
 			if fails {

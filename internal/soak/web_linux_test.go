@@ -28,7 +28,9 @@ func (s *service) handler() http.Handler {
 			return
 		}
 		result := outcome{Pid: os.Getpid(), Generation: s.m.Generation()}
-		if err := s.split(o); err != nil {
+		if o.Fault == hangs && s.order.Patience == 0 {
+			result.Error = patient
+		} else if err := s.split(o); err != nil {
 			result.Error = err.Error()
 		}
 		json.NewEncoder(w).Encode(result)
@@ -38,6 +40,10 @@ func (s *service) handler() http.Handler {
 	})
 	return mux
 }
+
+// patient says that this generation would wait too long for a process that hangs: a
+// signal has replaced the one that would not.
+const patient = "not impatient"
 
 // outcome is that of an order.
 type outcome struct {
