@@ -1,3 +1,5 @@
+//go:build unix
+
 package httpx_test
 
 import (
@@ -218,7 +220,8 @@ func TestAConnectionThatHasMovedForgivesLineEndsBeforeARequest(t *testing.T) {
 	require.Contains(t, bare.received, "400 Bad Request", "net/http forgives them after a POST only")
 	require.Equal(t, bare, e.play(t, situation{}))
 	// The next generation does not know which method was the last.
-	moved := exchange{steps: steps(send(get+"\r\n"), answer("GET"), func(k *talk) { k.chain.awaitState(1, http.StateIdle, 1) }, send(get), answer("GET"))}
+	moved := exchange{steps: steps(send(get+"\r\n"), answer("GET"), func(k *talk) { k.chain.awaitState(1, http.StateIdle, 1) },
+		func(k *talk) { k.chain.awaitState(1, http.StateClosed, 1) }, send(get), answer("GET"))}
 	account := moved.play(t, situation{splits: []int{3}})
 	require.NotContains(t, account.received, "400 Bad Request")
 	require.Len(t, account.seen, 2)
