@@ -35,7 +35,8 @@ const (
 type Server struct {
 	// Server has the settings, which are read when Serve is called: all of them keep
 	// their meaning. It is served by the methods of this type, not by its own; its
-	// own Shutdown and Close cause a Shutdown here. Nil means a zero http.Server.
+	// own Shutdown and Close cause a Shutdown here, and return when that has ended.
+	// Nil means a zero http.Server.
 	*http.Server
 
 	// DrainTimeout is how long the old generation, or a service that stops, may take
@@ -161,8 +162,8 @@ func (s *Server) SetKeepAlivesEnabled(enabled bool) {
 // If the next generation has taken over, connections have been moving to it since
 // then, and Shutdown waits for those that cannot. Otherwise the service stops:
 // connections that are still in the queue of the listener are accepted, then it is
-// closed; every response says Connection: close, and a connection on which no
-// request is under way is closed after Grace. Both call the functions of
+// closed; a request that comes from now on is answered with Connection: close, and a
+// connection on which no request is under way is closed after Grace. Both call the functions of
 // RegisterOnShutdown.
 //
 // After DrainTimeout, or when ctx ends, the rest is cut, and the error is a
