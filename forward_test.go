@@ -30,6 +30,20 @@ func listening(t *testing.T) (m *mitosis.Registry, ln *mitosis.Listener, accepte
 	return m, l.(*mitosis.Listener), accepted, peer
 }
 
+// acceptMany returns connections that ln has accepted, and their peers.
+func acceptMany(t *testing.T, ln net.Listener, many int) (accepted, peers []net.Conn) {
+	t.Helper()
+	for range many {
+		peer, err := net.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { peer.Close() })
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		accepted, peers = append(accepted, c), append(peers, peer)
+	}
+	return accepted, peers
+}
+
 // splitListening splits into a generation that has the listener, too.
 func splitListening(t *testing.T, m *mitosis.Registry) (*mitosis.Registry, *mitosis.Listener) {
 	t.Helper()
@@ -90,18 +104,9 @@ func TestAParkedConnectionIsAcceptedWhenItIsReadableAndAlsoTwoGenerationsLater(t
 
 func TestManyForwardedConnectionsAllReachSomeCallerOfAccept(t *testing.T) {
 	t.Parallel()
-	m, ln, accepted, _ := listening(t)
+	m, ln, _, _ := listening(t)
 	const many = 200
-	conns := []net.Conn{accepted}
-	peers := []net.Conn{}
-	for range many {
-		peer, err := net.Dial("tcp", ln.Addr().String())
-		require.NoError(t, err)
-		defer peer.Close()
-		c, err := ln.Accept()
-		require.NoError(t, err)
-		conns, peers = append(conns, c), append(peers, peer)
-	}
+	conns, peers := acceptMany(t, ln, many)
 	_, next := splitListening(t, m)
 	got := make(chan net.Conn)
 	for range 4 {
@@ -115,7 +120,7 @@ func TestManyForwardedConnectionsAllReachSomeCallerOfAccept(t *testing.T) {
 			}
 		}()
 	}
-	for _, c := range conns[1:] {
+	for _, c := range conns {
 		require.NoError(t, ln.Forward(c, nil))
 	}
 	for _, peer := range peers {
@@ -153,17 +158,9 @@ func TestAConnectionReachesTheNewestGenerationWhenThoseBetweenHaveGone(t *testin
 // Bytes and descriptors that the generation between has received and not dealt with go on, too.
 func TestNothingIsLostWhenTheLinkOfAnOlderGenerationIsPassedOnInTheMiddleOfATransfer(t *testing.T) {
 	t.Parallel()
-	m1, ln1, first, _ := listening(t)
-	require.NoError(t, first.Close())
+	m1, ln1, _, _ := listening(t)
 	const many = 60
-	accepted := make([]net.Conn, many)
-	for i := range accepted {
-		peer, err := net.Dial("tcp", ln1.Addr().String())
-		require.NoError(t, err)
-		defer peer.Close()
-		accepted[i], err = ln1.Accept()
-		require.NoError(t, err)
-	}
+	accepted, _ := acceptMany(t, ln1, many)
 	m2, _ := splitListening(t, m1)
 	sent := make(chan error, 1)
 	unread := bytes.Repeat([]byte("0123456789abcdef"), 40_000) // three frames
@@ -278,17 +275,8 @@ func TestAForwardedConnectionWithUnreadBytesCanBeGivenToTheRegistry(t *testing.T
 // http.Server does that: it closes its listener as soon as Accept fails.
 func TestAListenerThatIsClosedAtTheCommitDropsNoParkedConnection(t *testing.T) {
 	t.Parallel()
-	m, ln, accepted, peer := listening(t)
-	const many = 50
-	conns, peers := []net.Conn{accepted}, []net.Conn{peer}
-	for range many - 1 {
-		peer, err := net.Dial("tcp", ln.Addr().String())
-		require.NoError(t, err)
-		defer peer.Close()
-		c, err := ln.Accept()
-		require.NoError(t, err)
-		conns, peers = append(conns, c), append(peers, peer)
-	}
+	m, ln, _, _ := listening(t)
+	conns, peers := acceptMany(t, ln, 50)
 	m, next := splitListening(t, m)
 	for _, c := range conns {
 		require.NoError(t, ln.Forward(c, nil))

@@ -53,8 +53,7 @@ func serveGraceful(t testing.TB, m *mitosis.Registry) (server *httpx.Server, add
 // caller asks over one connection, without an allocation of its own.
 type caller struct {
 	net.Conn
-	r      *bufio.Reader
-	answer []byte
+	r *bufio.Reader
 }
 
 func call(t testing.TB, address string) *caller {

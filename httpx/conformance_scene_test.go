@@ -44,6 +44,7 @@ func (s *scene) handler(generation int) http.Handler {
 		fmt.Fprint(w, "bye")
 	})
 	mux.HandleFunc("/canceled", func(w http.ResponseWriter, r *http.Request) {
+		//lint:ignore SA1019 programs still use it
 		notified := w.(http.CloseNotifier).CloseNotify()
 		s.events <- "began"
 		for name, done := range map[string]func() bool{

@@ -243,7 +243,6 @@ type talk struct {
 	conn     net.Conn
 	r        *bufio.Reader
 	received bytes.Buffer
-	failed   error // of a Read
 }
 
 // talk starts a talk on a connection.
