@@ -219,12 +219,20 @@ func (l *Listener) awaitReadable(f *forwardedConn) {
 }
 
 // forwardRest hands on what nobody here will accept any more, once the next
-// generation has the listener.
+// generation has the listener. The registry's Close waits for it: whoever calls this
+// may have taken the connections that others would hand on before.
 func (l *Listener) forwardRest() {
 	if !l.gate.endedWith(ErrSuperseded) {
 		return
 	}
-	for _, f := range l.takeRest() {
+	l.mu.Lock()
+	rest := l.takeRest()
+	if len(rest) > 0 {
+		l.registry.handing.Add(1)
+		defer l.registry.handing.Done()
+	}
+	l.mu.Unlock()
+	for _, f := range rest {
 		f.conn.SetReadDeadline(past) // awaitReadable ends, and finds it gone
 		if err := l.ForwardUntil(f.conn, f.unread, f.deadline); err != nil {
 			l.registry.log.Error("mitosis: a connection could not be handed on", "name", l.name, "error", err)
@@ -233,10 +241,9 @@ func (l *Listener) forwardRest() {
 	}
 }
 
-// takeRest takes all forwarded connections that Accept has not returned.
+// takeRest takes all forwarded connections that Accept has not returned, with l.mu
+// held.
 func (l *Listener) takeRest() []*forwardedConn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	rest := l.forwarded
 	for f := range l.parked {
 		rest = append(rest, f)
@@ -249,7 +256,13 @@ func (l *Listener) takeRest() []*forwardedConn {
 // If that is since the next generation has it, the connections are that one's.
 func (l *Listener) dropForwarded() {
 	l.forwardRest()
-	for _, f := range l.takeRest() {
+	if l.gate.endedWith(ErrSuperseded) {
+		return // what comes now is handed on by the one who brings it
+	}
+	l.mu.Lock()
+	rest := l.takeRest()
+	l.mu.Unlock()
+	for _, f := range rest {
 		f.conn.Close()
 	}
 }

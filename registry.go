@@ -76,6 +76,7 @@ type Registry struct {
 	over     chan struct{} // Close was called
 	passedOn chan struct{} // after the commit: no signal will be passed on any more
 	hearings sync.WaitGroup
+	handing  sync.WaitGroup // connections on to the next generation; see forwardRest
 	signals  *signals
 	requests chan request // that came over the link from the old process
 }
@@ -579,12 +580,13 @@ func (m *Registry) Close() error {
 	return errors.Join(errs...)
 }
 
-// awaitHearings waits until the links of older processes have been passed on. One
-// that is stopped in the middle of a frame is not waited for.
+// awaitHearings waits until the links of older processes have been passed on, and
+// what they had sent. One that is stopped in the middle of a frame is not waited for.
 func (m *Registry) awaitHearings(limit time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		m.hearings.Wait()
+		m.handing.Wait()
 		close(done)
 	}()
 	select {
