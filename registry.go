@@ -568,9 +568,9 @@ func (m *Registry) Close() error {
 	m.signals.stop()
 	close(m.over)
 	if m.successor != nil {
-		m.successor.SetWriteDeadline(time.Now().Add(time.Second)) // it may be stopped
+		m.successor.SetWriteDeadline(time.Now().Add(lastSends)) // it may be stopped
 		<-m.passedOn
-		m.awaitHearings(time.Second)
+		m.awaitHearings(lastSends)
 		m.successor.Close()
 	}
 	if m.predecessor != nil {
@@ -594,6 +594,10 @@ func (m *Registry) awaitHearings(limit time.Duration) {
 	case <-time.After(limit):
 	}
 }
+
+// lastSends is how long Close may take over what is still on its way to the next
+// generation.
+const lastSends = 5 * time.Second
 
 // setPhase moves on, with m.mu held, and returns where it was.
 func (m *Registry) setPhase(p phase) phase {
