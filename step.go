@@ -1,8 +1,16 @@
 package mitosis
 
-// step is called between the steps of a split, on both sides. Tests replace it, to
-// break a process just there.
-var step = func(string) {}
+import "github.com/bhuthesh/mitosis/internal/hook"
+
+// step is called between the steps of a split, on both sides. Tests replace it, or
+// set the hook, to break a process just there.
+var step = func(name string) {
+	if hook.Step != nil {
+		hook.Step(name)
+	}
+}
+
+func init() { hook.OldSteps, hook.NewSteps = oldSteps, newSteps }
 
 // The steps of the old generation, in their order.
 const (

@@ -38,6 +38,8 @@ type plan struct {
 
 	DrainTimeout, Grace            time.Duration
 	IdleTimeout, ReadHeaderTimeout time.Duration
+
+	Limit time.Duration // of each phase of a split
 }
 
 const planVariable = "HTTPX_TEST_PLAN"
@@ -88,7 +90,11 @@ func (p *plan) run() error {
 	if p.DropIn {
 		return httpx.Serve(server)
 	}
-	m, err := mitosis.Init(mitosis.Options{})
+	if fault, ok := os.LookupEnv(faultVariable); ok {
+		os.Unsetenv(faultVariable)
+		haveFault(fault)
+	}
+	m, err := mitosis.Init(mitosis.Options{ReadyTimeout: p.Limit, FreezeTimeout: p.Limit, StateTimeout: p.Limit, CommitTimeout: p.Limit})
 	if err != nil {
 		return err
 	}
@@ -137,6 +143,10 @@ func service() http.Handler {
 		fmt.Fprintf(w, "%d ", os.Getpid())
 		http.NewResponseController(w).Flush()
 		io.Copy(w, r.Body)
+	})
+	mux.HandleFunc("/fault", func(w http.ResponseWriter, r *http.Request) {
+		os.Setenv(faultVariable, r.FormValue("action")+" at "+r.FormValue("step")) // of the next process
+		fmt.Fprint(w, os.Getpid())
 	})
 	mux.HandleFunc("/hijack", func(w http.ResponseWriter, r *http.Request) {
 		c, rw, err := http.NewResponseController(w).Hijack()
