@@ -92,7 +92,8 @@ func (l *Listener) Close() error {
 // Close. Somebody has to be in Accept.
 //
 // While a split is under way Drain waits for its outcome. The error matches
-// ErrSuperseded if the next generation has the socket: then nothing is closed here.
+// ErrSuperseded if the next generation has the socket: then nothing is closed here,
+// and Drain returns when what older processes have forwarded so far has gone on.
 func (l *Listener) Drain(ctx context.Context) error {
 	if err := l.drain(ctx); err != nil {
 		return l.operror("drain", err)
@@ -108,6 +109,9 @@ func (l *Listener) drain(ctx context.Context) error {
 		err = unlink(l.path) // so that nobody can come while the queue is emptied
 	}
 	m.mu.Unlock()
+	if errors.Is(err, ErrSuperseded) {
+		m.awaitHearings(lastSends)
+	}
 	if err != nil {
 		return err
 	}

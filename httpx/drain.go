@@ -84,6 +84,11 @@ func (s *Server) finish(sites []*site) {
 		<-site.over
 	}
 	s.awaitGone(limit) // what was accepted in the last moment
+	for _, site := range sites {
+		if site.managed != nil && s.mode.Load() != stopping {
+			site.managed.Drain(context.Background()) // what older processes hand on
+		}
+	}
 	s.mu.Lock()
 	moved, took, result := s.moved, time.Since(s.begun), s.result
 	s.mu.Unlock()

@@ -130,7 +130,16 @@ func TestARequestOfWhichMoreHasComeIsAnsweredByTheOldProcess(t *testing.T) {
 
 func TestABusyConnectionReachesTheNewestProcessWhenThoseBetweenHaveGone(t *testing.T) {
 	t.Parallel()
-	r := start(t, plan{})
+	for name, p := range map[string]plan{"closed": {}, "not closed": {NoClose: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			busyOverRestarts(t, p)
+		})
+	}
+}
+
+func busyOverRestarts(t *testing.T, p plan) {
+	r := start(t, p)
 	first := r.generation()
 	c := r.dial()
 	c.send(chunked + "2\r\nhe\r\n")

@@ -39,7 +39,8 @@ type plan struct {
 	DrainTimeout, Grace            time.Duration
 	IdleTimeout, ReadHeaderTimeout time.Duration
 
-	Limit time.Duration // of each phase of a split
+	Limit   time.Duration // of each phase of a split
+	NoClose bool          // the registry is not closed at the end
 }
 
 const planVariable = "HTTPX_TEST_PLAN"
@@ -98,7 +99,9 @@ func (p *plan) run() error {
 	if err != nil {
 		return err
 	}
-	defer m.Close()
+	if !p.NoClose {
+		defer m.Close()
+	}
 	ln, err := m.Listen("web", p.Network, p.Address)
 	if err != nil {
 		return err
