@@ -85,6 +85,9 @@ func (c *caller) ask() error {
 }
 
 func TestARequestTakesNoMoreAllocationsThanInABareServer(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector drops what is in pools at random, so that allocations cannot be counted")
+	}
 	count := func(address string) float64 {
 		c := call(t, address)
 		return testing.AllocsPerRun(500, func() {

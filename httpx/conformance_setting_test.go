@@ -199,6 +199,7 @@ func TestErrorLogGetsWhatItGetsInNetHTTP(t *testing.T) {
 			moved.do(get("/"))
 			c.awaitState(1, http.StateIdle, 1)
 			c.split()
+			c.awaitState(1, http.StateClosed, 2) // k, and what has moved
 			moved.do(panicking)
 			c.awaitState(2, http.StateClosed, 1)
 		} else {
