@@ -320,6 +320,9 @@ func (c *conn) setReadDeadline(t time.Time) error {
 	if c.awaiting && t.IsZero() {
 		return nil // an http.Server without ReadHeaderTimeout begins so
 	}
+	if t.IsZero() && c.deadline.IsZero() {
+		return nil // http.Server does that twice in each request
+	}
 	c.deadline = t
 	c.awaiting = false
 	if c.borrowed || c.gone {
@@ -340,7 +343,8 @@ func (c *conn) close() error {
 	return err
 }
 
-// NetConn returns the connection beneath.
+// NetConn returns the connection beneath. Deadlines are set on this one, not on
+// that.
 func (c *conn) NetConn() net.Conn { return c.inner }
 
 // Unread returns what comes first from Read: bytes that the generation before has
