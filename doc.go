@@ -47,6 +47,9 @@
 // An application whose state has to agree with what it has read and written uses
 // [Locked] and [Conn].
 //
+// An http.Server is served by package httpx, which hands its connections over as
+// well. [Listener.Forward] does the same for a protocol of one's own.
+//
 // # Systems
 //
 // Linux, macOS and the BSDs. On others everything builds and serves, and Split
