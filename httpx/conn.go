@@ -65,6 +65,7 @@ type conn struct {
 	awaiting  bool // the idle timeout goes on, since too little of the next request has come
 	quiet     bool // a Read waits that may be interrupted
 	borrowed  bool // the deadline of inner is not the one that was set
+	turn      bool // it is one of the few that are interrupted just now
 	received  int  // bytes since the last stage began
 	deadlines int  // how often a read deadline was set since then
 	tail      []byte
@@ -174,7 +175,9 @@ func (c *conn) readOnce(p []byte) (n int, err error, again bool) {
 		return 0, io.EOF, false
 	}
 	held, rest := c.atRest(len(p))
-	if rest && c.site.server.mode.Load() != serving && c.end(held) {
+	ended := rest && c.site.server.mode.Load() != serving && c.end(held)
+	c.endTurn()
+	if ended {
 		gone := c.gone
 		c.mu.Unlock()
 		if gone {
@@ -204,6 +207,7 @@ func (c *conn) readOnce(p []byte) (n int, err error, again bool) {
 			return 0, nil, true
 		}
 	}
+	c.endTurn()
 	if n > 0 {
 		n = c.receive(p[:n])
 		return n, err, n == 0 && err == nil
@@ -303,13 +307,24 @@ func (c *conn) move(held int) bool {
 	return true
 }
 
-// interrupt makes a connection at rest look around.
-func (c *conn) interrupt() {
+// interrupt makes a connection at rest look around, and says whether it is at rest.
+// Then it has a turn.
+func (c *conn) interrupt() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.quiet && !c.borrowed {
-		c.borrowed = true
-		c.inner.SetReadDeadline(past)
+	if !c.quiet || c.borrowed {
+		return false
+	}
+	c.borrowed, c.turn = true, true
+	c.inner.SetReadDeadline(past)
+	return true
+}
+
+// endTurn lets another connection have its turn.
+func (c *conn) endTurn() {
+	if c.turn {
+		c.turn = false
+		<-c.site.server.turns
 	}
 }
 

@@ -60,10 +60,19 @@ func (s *Server) begin(mode int32) {
 	}
 	s.mu.Unlock()
 	go s.Server.Shutdown(context.Background()) // calls the functions of RegisterOnShutdown, and says GOAWAY
-	for _, c := range conns {
-		c.interrupt()
-	}
+	go s.interrupt(conns)
 	go s.finish(sites)
+}
+
+// interrupt makes the connections at rest look around, a few at a time: a request
+// that comes for one of the others is answered here meanwhile, and need not wait.
+func (s *Server) interrupt(conns []*conn) {
+	for _, c := range conns {
+		s.turns <- struct{}{}
+		if !c.interrupt() {
+			<-s.turns
+		}
+	}
 }
 
 // finish waits until everything is gone, or the limit.

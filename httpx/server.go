@@ -16,6 +16,9 @@ import (
 const (
 	defaultDrainTimeout = time.Minute
 	defaultGrace        = time.Second
+
+	// turns is how many connections are interrupted at a time.
+	turns = 32
 )
 
 // Server serves an http.Server on listeners of a [mitosis.Registry]:
@@ -64,6 +67,7 @@ type Server struct {
 	fewer  chan struct{}     // gets one when one has gone
 	begun  time.Time         // the end
 	ending chan struct{}     // the end has begun
+	turns  chan struct{}     // holds one for each connection that is interrupted
 	ended  chan struct{}     // the last one has gone
 	result error
 }
@@ -99,6 +103,7 @@ func (s *Server) prepare() {
 		s.others = map[net.Conn]bool{}
 		s.fewer = make(chan struct{}, 1)
 		s.ending = make(chan struct{})
+		s.turns = make(chan struct{}, turns)
 		s.ended = make(chan struct{})
 	})
 }
