@@ -167,7 +167,10 @@ func (s *Server) cut() {
 }
 
 func (e *CutError) count(c *conn) {
-	c.mu.Lock()
+	if !c.mu.TryLock() { // it waits to be handed on, to a process that takes nothing
+		e.Idle++
+		return
+	}
 	defer c.mu.Unlock()
 	switch {
 	case c.gone: // handed on just now

@@ -89,6 +89,35 @@ func TestKeepAliveConnectionsOutliveEveryFaultOfANewProcess(t *testing.T) {
 	}
 }
 
+// A new process that is stopped when it has taken over takes no connection. The old
+// one ends all the same.
+func TestTheOldProcessEndsAtItsLimitThoughTheNewOneTakesNothing(t *testing.T) {
+	t.Parallel()
+	r := start(t, plan{DrainTimeout: 500 * time.Millisecond})
+	first := r.generation()
+	const many = 500 // more than the control link holds
+	clients := make([]*client, many)
+	for i := range clients {
+		clients[i] = r.dial()
+		require.Equal(t, first, clients[i].ask())
+	}
+	clients[0].send("GET /fault?action=stop&step=" + url.QueryEscape("new: ACK sent") + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	clients[0].answer()
+	require.NoError(t, syscall.Kill(first, syscall.SIGHUP))
+	var second int
+	r.await("the new process", func() bool {
+		for _, line := range r.lines {
+			if _, rest, ok := strings.Cut(line, " child="); ok && strings.Contains(line, "new process started") {
+				fmt.Sscan(rest, &second)
+			}
+		}
+		return second > 0
+	})
+	t.Cleanup(func() { syscall.Kill(second, syscall.SIGKILL) })
+	require.Contains(t, r.line("cut %d", first), "busy 0")
+	r.gone(first)
+}
+
 // count returns how many lines contain text.
 func (r *running) count(text string) int {
 	r.mu.Lock()
