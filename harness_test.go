@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bhuthesh/mitosis/internal/orphans"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -43,27 +44,14 @@ func TestMain(m *testing.M) {
 	if config, ok := os.LookupEnv(programVariable); ok {
 		runProgram(config)
 	}
-	becomeSubreaper()
+	orphans.Adopt()
 	flag.Set("test.parallel", "8") // most of them wait; the command line overrides it
 	code := m.Run()
-	if childrenRemain() {
+	if orphans.Remain(bound) {
 		fmt.Println("a process has been left behind")
 		code = max(code, 1)
 	}
 	os.Exit(code)
-}
-
-// childrenRemain reaps orphans, and says whether some do not end.
-func childrenRemain() bool {
-	for deadline := time.Now().Add(bound); time.Now().Before(deadline); {
-		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
-		case err == unix.ECHILD:
-			return false
-		case pid == 0:
-			time.Sleep(time.Millisecond)
-		}
-	}
-	return true
 }
 
 // programs are the programs that may call back.

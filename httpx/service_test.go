@@ -26,6 +26,7 @@ import (
 
 	"github.com/bhuthesh/mitosis"
 	"github.com/bhuthesh/mitosis/httpx"
+	"github.com/bhuthesh/mitosis/internal/orphans"
 )
 
 // plan says what a service under test is like. It travels in the environment.
@@ -58,9 +59,9 @@ func TestMain(m *testing.M) {
 		fmt.Printf("ended %d\n", os.Getpid())
 		os.Exit(0)
 	}
-	becomeSubreaper()
+	orphans.Adopt()
 	code := m.Run()
-	if childrenRemain() {
+	if orphans.Remain(bound) {
 		fmt.Println("a process has been left behind")
 		code = max(code, 1)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bhuthesh/mitosis/internal/orphans"
 	"github.com/stretchr/testify/require"
 )
 
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	adoptOrphans()
+	orphans.Adopt()
 	os.Exit(m.Run())
 }
 

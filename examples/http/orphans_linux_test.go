@@ -1,21 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// adoptOrphans makes generations whose parent has ended children of this process: nothing is left to a pid 1 that
-// may not reap.
-func adoptOrphans() {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		panic(fmt.Sprintf("PR_SET_CHILD_SUBREAPER: %v", err))
-	}
-}
 
 // orphanStatuses is how adopted processes have ended, by pid.
 var orphanStatuses = map[int]syscall.WaitStatus{}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bhuthesh/mitosis/internal/orphans"
 	"github.com/stretchr/testify/require"
 )
 
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	adoptOrphans()
+	orphans.Adopt()
 	os.Exit(m.Run())
 }
 

@@ -17,15 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bhuthesh/mitosis"
+	"github.com/bhuthesh/mitosis/internal/orphans"
 )
 
 const (
 	botVariable     = "IRC_TEST_BOT"     // makes the test binary a bot
 	failureVariable = "IRC_TEST_FAILURE" // a file that says how the next process fails; it is removed then
 )
-
-// orphansAreOurs says whether the exit status of a generation whose parent has ended comes to the test.
-var orphansAreOurs bool
 
 // The ways in which a new process fails.
 const (
@@ -39,7 +37,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(botVariable) == "" {
-		orphansAreOurs = becomeSubreaper()
+		orphans.Adopt()
 		os.Exit(m.Run())
 	}
 	failIfTold()
@@ -152,7 +150,7 @@ func (p *botProcess) cleanUp() {
 	}
 	assert.NoFileExists(p.t, p.pidFile)
 	assert.NoError(p.t, p.first.Wait(), "generation 1")
-	if !orphansAreOurs {
+	if !orphans.Adopted {
 		return
 	}
 	for i, pid := range p.numbers(numberOfGeneration)[1:] {

@@ -6,17 +6,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
-// adoptOrphans makes generations whose parent has ended children of this process.
-func adoptOrphans() {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		panic(err)
-	}
-}
-
-// reap waits for the end of a generation that another one has started, and wants it to be a good one.
+// reap waits for the end of a generation that another one has started, and wants it to be a good one. wait4(2) has no
+// limit of its own, so that it is asked again and again.
 func reap(t *testing.T, pid int) {
 	t.Helper()
 	var status syscall.WaitStatus

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bhuthesh/mitosis/internal/orphans"
 	"github.com/stretchr/testify/require"
 )
 
@@ -23,7 +24,7 @@ import (
 const bound = 30 * time.Second
 
 func TestMain(m *testing.M) {
-	adoptOrphans()
+	orphans.Adopt()
 	os.Exit(run(m))
 }
 
@@ -154,7 +155,7 @@ func (p *program) end(first *exec.Cmd) {
 		p.t.Errorf("the first generation: %v", err)
 	}
 	for i, g := range all {
-		if i > 0 && adopts {
+		if i > 0 && orphans.Adopted {
 			syscall.Wait4(g.Pid, nil, 0, nil) // unless its parent has lived long enough to do it
 		}
 	}

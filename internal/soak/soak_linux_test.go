@@ -17,9 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bhuthesh/mitosis/internal/orphans"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -54,10 +54,7 @@ func TestMain(m *testing.M) {
 	if least := *duration + 5*time.Minute; limit > 0 && limit < least {
 		flag.Set("test.timeout", least.String()) // the go command has a later limit of its own
 	}
-	// Generations whose parent has ended become children of this process.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		panic(err)
-	}
+	orphans.Adopt()
 	os.Exit(m.Run())
 }
 

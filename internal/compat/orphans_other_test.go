@@ -1,7 +1,0 @@
-//go:build unix && !linux
-
-package compat
-
-func adoptOrphans() {}
-
-const adopts = false
