@@ -157,7 +157,7 @@ func (m *Registry) takeArrived(name string) (*Conn, error) {
 		c.SetReadDeadline(deadlineOf(a.ReadDeadline))
 	}
 	if a.WriteDeadline != 0 {
-		c.SetWriteDeadline(time.Unix(0, a.WriteDeadline))
+		c.SetWriteDeadline(deadlineOf(a.WriteDeadline))
 	}
 	if m.readsShut {
 		c.freeze()
