@@ -251,9 +251,9 @@ func (c *conn) receive(p []byte) int {
 // seePreface notices a connection that begins to speak HTTP/2 without TLS, of which
 // http.Server does not tell.
 func (c *conn) seePreface(start []byte) {
-	if c.stage == fresh && !c.known && len(start) >= peekSize {
+	if c.stage == fresh && !c.known && !c.site.secure && len(start) >= peekSize {
 		c.known = true
-		c.fixed = !c.site.secure && string(start[:peekSize]) == "PRI "
+		c.fixed = string(start[:peekSize]) == "PRI "
 	}
 }
 
