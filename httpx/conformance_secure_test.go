@@ -355,13 +355,19 @@ func TestHTTP2ConnectionsAreToldToGoAwayWhenTheServiceStops(t *testing.T) {
 			idle, busy := c.dialHTTP2(), c.dialHTTP2()
 			idle.request(1, "/generation")
 			idle.response(1)
+			told := []*framer{idle, busy}
+			for range 200 { // GOAWAY and the end of what is idle are raced for
+				silent := c.dialHTTP2()
+				silent.await(settingsFrame)
+				told = append(told, silent)
+			}
 			busy.await(settingsFrame)
 			busy.request(1, "/slow")
 			scene.await(t, "began")
-			c.awaitState(1, http.StateIdle, 1)
+			c.awaitState(1, http.StateIdle, len(told))
 			stopped := make(chan error, 1)
 			go func() { stopped <- c.servers[0].Shutdown(context.Background()) }()
-			for _, f := range []*framer{idle, busy} {
+			for _, f := range told {
 				f.await(goAwayFrame)
 			}
 			idle.requireEnd()
