@@ -36,7 +36,7 @@ func listen[Inner transferable, Outer socket](
 				return none, fmt.Errorf("rebuild from descriptor %d: %w", old.descriptor, err)
 			}
 			if sameAddress(network, address, old.Socket, bound(inner)) {
-				r.inherited, r.path = true, old.Path
+				r.inherited, r.path, r.opened = true, old.Path, old.Opened
 				outer := wrap(r, inner)
 				m.claim(name, outer)
 				return outer, nil
@@ -47,7 +47,7 @@ func listen[Inner transferable, Outer socket](
 		if err != nil {
 			return none, err
 		}
-		r.path = pathIdentity(bound(inner))
+		r.path, r.opened = pathIdentity(bound(inner)), true
 		outer := wrap(r, inner)
 		m.register(name, outer)
 		return outer, nil
@@ -88,7 +88,7 @@ func claimInherited[Inner any, Outer socket](m *Registry, name, kind string,
 	case old.Type != kind:
 		return none, fmt.Errorf("mitosis: %s %q: %w: the name is that of a %s", kind, name, ErrNotFound, old.Type)
 	}
-	r := &registration{registry: m, name: name, network: old.Network, address: old.Address, path: old.Path, inherited: true}
+	r := &registration{registry: m, name: name, network: old.Network, address: old.Address, path: old.Path, opened: old.Opened, inherited: true}
 	inner, err := rebuildDuplicate(old.descriptor, rebuild)
 	if err != nil {
 		return none, fmt.Errorf("mitosis: %s %q: rebuild from descriptor %d: %w", kind, name, old.descriptor, err)

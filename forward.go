@@ -164,7 +164,7 @@ func (l *Listener) take(f *forwardedConn) {
 	if drained {
 		l.unpark()
 	}
-	l.forwardRest()
+	l.settle()
 }
 
 // unpark lets Accept return what is parked: at the end of a service nobody waits
@@ -191,7 +191,7 @@ func (l *Listener) queue(f *forwardedConn) {
 	l.arrival.Broadcast()
 	l.mu.Unlock()
 	l.gate.poke()
-	l.forwardRest()
+	l.settle()
 }
 
 // awaitReadable queues f when its peer has sent something, or has closed it.
@@ -214,7 +214,14 @@ func (l *Listener) awaitReadable(f *forwardedConn) {
 		f.conn.Close()
 	default:
 		l.gate.poke()
-		l.forwardRest()
+		l.settle()
+	}
+}
+
+// settle deals with what came when the end was over already.
+func (l *Listener) settle() {
+	if l.gate.ended() != nil {
+		l.dropForwarded()
 	}
 }
 

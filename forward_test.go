@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"syscall"
 	"testing"
 	"time"
 
@@ -202,57 +201,6 @@ func TestAForwardedConnectionThatStaysSilentIsClosedAtItsDeadlineInWhicheverGene
 	require.NoError(t, peer.SetReadDeadline(began.Add(20*time.Second)))
 	_, err := peer.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
-}
-
-func TestADrainedListenerLosesNothingThatWasInItsQueue(t *testing.T) {
-	t.Parallel()
-	m := mitosistest.New(t, quiet)
-	l, err := m.Listen("web", "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, m.Ready(t.Context()))
-	ln := l.(*mitosis.Listener)
-	const many = 50
-	for range many {
-		peer, err := net.Dial("tcp", ln.Addr().String())
-		require.NoError(t, err)
-		defer peer.Close()
-	}
-	drained := make(chan error, 1)
-	go func() { drained <- ln.Drain(t.Context()) }()
-	for range many {
-		c, err := ln.Accept()
-		require.NoError(t, err)
-		defer c.Close()
-	}
-	require.NoError(t, <-drained)
-	_, err = net.Dial("tcp", ln.Addr().String())
-	require.ErrorIs(t, err, syscall.ECONNREFUSED)
-	accepting := make(chan error, 1)
-	go func() {
-		_, err := ln.Accept()
-		accepting <- err
-	}()
-	require.NoError(t, ln.Close())
-	require.ErrorIs(t, <-accepting, net.ErrClosed)
-	require.ErrorIs(t, ln.Close(), net.ErrClosed)
-}
-
-func TestADrainedListenerStillReturnsWhatAnOlderGenerationForwards(t *testing.T) {
-	t.Parallel()
-	m1, ln1, accepted, peer := listening(t)
-	_, ln2 := splitListening(t, m1)
-	require.ErrorIs(t, ln1.Drain(t.Context()), mitosis.ErrSuperseded)
-	require.NoError(t, ln2.Drain(t.Context()))
-	require.NoError(t, ln1.Forward(accepted, nil))
-	_, err := io.WriteString(peer, "x")
-	require.NoError(t, err)
-	c, _, forwarded, err := ln2.AcceptForwarded()
-	require.NoError(t, err)
-	require.True(t, forwarded)
-	b := make([]byte, 1)
-	_, err = c.Read(b)
-	require.NoError(t, err)
-	require.Equal(t, "x", string(b))
 }
 
 func TestAForwardedConnectionWithUnreadBytesCanBeGivenToTheRegistry(t *testing.T) {

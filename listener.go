@@ -85,91 +85,6 @@ func (l *Listener) Close() error {
 	return nil
 }
 
-// Drain closes the listening socket of a service that ends without a successor,
-// in a moment in which no connection waits in its queue; it returns when Accept has
-// returned all that did, or when ctx ends. From then on the system refuses new
-// connections, and Accept returns those that older generations still forward, until
-// Close. Somebody has to be in Accept.
-//
-// While a split is under way Drain waits for its outcome. The error matches
-// ErrSuperseded if the next generation has the socket: then nothing is closed here,
-// and Drain returns when what older processes have forwarded so far has gone on.
-func (l *Listener) Drain(ctx context.Context) error {
-	if err := l.drain(ctx); err != nil {
-		return l.operror("drain", err)
-	}
-	return nil
-}
-
-func (l *Listener) drain(ctx context.Context) error {
-	m := l.registry
-	m.mu.Lock()
-	err := m.awaitNoSplit()
-	if err == nil && l.path != nil {
-		err = unlink(l.path) // so that nobody can come while the queue is emptied
-	}
-	m.mu.Unlock()
-	if errors.Is(err, ErrSuperseded) {
-		m.awaitHearings(lastSends)
-	}
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	was := l.drained
-	l.drained = true
-	l.mu.Unlock()
-	if was {
-		return nil
-	}
-	for empty := false; !empty; {
-		var accepted []net.Conn
-		accepted, empty, err = sys.CloseEmpty(l.inner)
-		for _, c := range accepted {
-			l.queue(&forwardedConn{conn: c.(streamConn), fresh: true})
-		}
-		if err != nil && !empty {
-			l.registry.log.Warn("mitosis: connections in the queue of a listener may be lost", "name", l.name, "error", err)
-			break
-		}
-	}
-	closeErr := l.inner.Close()
-	l.unpark()
-	for l.pending() && ctx.Err() == nil {
-		select {
-		case <-l.accepts:
-		case <-ctx.Done():
-		}
-	}
-	return closeErr
-}
-
-// errDrained means that only forwarded connections can still be accepted.
-var errDrained = errors.New("the listening socket is closed")
-
-func (l *Listener) isDrained() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.drained
-}
-
-// awaitForwarded waits for a forwarded connection or for the end.
-func (l *Listener) awaitForwarded() (*forwardedConn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for {
-		if len(l.forwarded) > 0 {
-			f := l.forwarded[0]
-			l.forwarded = l.forwarded[1:]
-			return f, nil
-		}
-		if err := l.gate.ended(); err != nil {
-			return nil, err
-		}
-		l.arrival.Wait()
-	}
-}
-
 // end turns away everybody who is in Accept, for good.
 func (l *Listener) end(err error) {
 	l.gate.end(err)
@@ -201,7 +116,7 @@ func (l *Listener) operror(op string, err error) error {
 }
 
 func (l *Listener) describe() wire.Socket {
-	return wire.Socket{Name: l.name, Type: typeListener, Network: l.network, Address: l.address, Path: l.path}
+	return wire.Socket{Name: l.name, Type: typeListener, Network: l.network, Address: l.address, Path: l.path, Opened: l.opened}
 }
 
 func (l *Listener) duplicate() (int, error)               { return sys.Duplicate(l.inner) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"syscall"
@@ -475,15 +476,22 @@ func (t *takeover) send(frame wire.Frame) error {
 }
 
 // releaseUnclaimed lets go of what the old generation had and this one did not ask
-// for, or asked for with another address. With it the service on a Unix socket's
-// path has ended.
+// for, or asked for with another address: then what waits in the queue of the old
+// one is accepted by its successor. The service on a Unix socket's path has ended.
 func (m *Registry) releaseUnclaimed() {
 	m.mu.Lock()
 	unclaimed := m.inherited
 	m.inherited = map[string]*inheritedSocket{}
+	successors := maps.Clone(m.sockets)
 	m.mu.Unlock()
 	for name, s := range unclaimed {
-		sys.CloseDescriptor(s.descriptor)
+		if l, ok := successors[name].(*Listener); ok && s.Type == typeListener && s.Opened {
+			if err := l.succeed(s); err != nil {
+				m.log.Warn("mitosis: connections in the queue of a listener may be lost", "name", name, "error", err)
+			}
+		} else {
+			sys.CloseDescriptor(s.descriptor)
+		}
 		if s.Path != nil {
 			if err := unlink(s.Path); err != nil {
 				m.log.Warn("mitosis: unlink", "name", name, "error", err)

@@ -96,6 +96,7 @@ type registration struct {
 	name             string
 	network, address string // as the application asked for it
 	path             *wire.PathIdentity
+	opened           bool // by the registry, of whatever generation: nobody else has it
 	inherited        bool
 	removed          atomic.Bool // taken out with Remove
 	gone             atomic.Bool // closed by the application
@@ -194,8 +195,9 @@ func (m *Registry) Done() <-chan struct{} { return m.done }
 // Listen returns the listening socket of that name: the inherited one, if the old
 // generation had the name with the same address, else a new one. An inherited
 // ":0" keeps its port. Asking for another address opens that, and lets the old
-// socket go at the commit. Networks are "tcp", "tcp4", "tcp6", "unix" and
-// "unixpacket", addresses as for net.Listen.
+// socket go at the commit; connections in its queue come from Accept of the new
+// one. Networks are "tcp", "tcp4", "tcp6", "unix" and "unixpacket", addresses as for
+// net.Listen.
 //
 // In every generation Accept waits until [Registry.Ready] has returned. While a
 // split is under way Listen waits for its outcome. The error matches ErrNameTaken

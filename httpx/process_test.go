@@ -236,7 +236,6 @@ func TestAStopDropsNoConnectionThatWasAccepted(t *testing.T) {
 // askUntilRefused asks on one connection after the other until none is accepted.
 func askUntilRefused(address string) error {
 	for asked := 0; ; asked++ {
-		time.Sleep(20 * time.Millisecond) // a bound on the traffic: docs/guarantees.md names the moment that has to be missed
 		c, err := net.DialTimeout("tcp", address, bound)
 		if err != nil {
 			return nil

@@ -36,8 +36,9 @@ func CloseEmpty(l syscall.Conn) (accepted []net.Conn, empty bool, err error) {
 				continue
 			case errors.Is(acceptErr, unix.EINTR), errors.Is(acceptErr, unix.ECONNABORTED):
 				continue
-			case errors.Is(acceptErr, unix.EAGAIN):
-				// The old socket ends right here: nobody can have come in between.
+			case errors.Is(acceptErr, unix.EAGAIN), errors.Is(acceptErr, unix.EINVAL): // it refuses
+				// The old socket ends right here. Unless it refuses, somebody may just
+				// have come.
 				err = os.NewSyscallError("dup2", unix.Dup2(nothing, int(fd)))
 				empty = err == nil
 			default:

@@ -103,6 +103,7 @@ type Socket struct {
 	Type       string        `json:"type"`              // "listener", "packet" or "file"
 	Network    string        `json:"network,omitempty"` // as the application asked for it
 	Address    string        `json:"address,omitempty"` // as the application asked for it; a file's name
+	Opened     bool          `json:"opened,omitempty"`  // by the registry: nobody else has it
 	Path       *PathIdentity `json:"path,omitempty"`    // of a Unix socket whose path belongs to the registry
 }
 
