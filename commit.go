@@ -146,11 +146,16 @@ func (m *Registry) endSplit(outcome phase) {
 	}
 }
 
+// forwardBuffer is how many bytes of connections that are handed on wait on the link:
+// a few. One with a request on its way is not to wait behind hundreds that are idle.
+const forwardBuffer = 8 << 10
+
 // supersede ends this generation: the next one has acknowledged the commit.
 func (m *Registry) supersede(s *split) {
 	m.mu.Lock()
 	sockets := m.sorted()
 	m.successor = s.link
+	s.link.SetWriteBuffer(forwardBuffer)
 	m.mu.Unlock()
 	for _, socket := range sockets {
 		socket.supersede()

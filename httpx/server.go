@@ -18,7 +18,7 @@ const (
 	defaultGrace        = time.Second
 
 	// turns is how many connections are interrupted at a time.
-	turns = 32
+	turns = 8
 )
 
 // Server serves an http.Server on listeners of a [mitosis.Registry]:

@@ -39,6 +39,10 @@ func (l *Link) SetReadDeadline(t time.Time) error { return l.conn.SetReadDeadlin
 // SetWriteDeadline bounds Send, as net.Conn does.
 func (l *Link) SetWriteDeadline(t time.Time) error { return l.conn.SetWriteDeadline(t) }
 
+// SetWriteBuffer sets how many bytes Send may be ahead of the other end, as
+// (*net.UnixConn).SetWriteBuffer does.
+func (l *Link) SetWriteBuffer(bytes int) error { return l.conn.SetWriteBuffer(bytes) }
+
 // Close closes this end of the link. A blocked Receive or Send returns.
 func (l *Link) Close() error {
 	err := net.ErrClosed
