@@ -51,6 +51,17 @@ func measured(t *testing.T, name string) *result {
 	return r
 }
 
+func TestParkedClientsKeepTheirConnectionsInHTTPX(t *testing.T) {
+	require.NoError(t, variants.Adopt())
+	v, err := variants.Named("httpx")
+	require.NoError(t, err)
+	p := small
+	p.mix = client.Mix{client.Busy: 1, client.Parked: 20}
+	r, err := measure(t.Context(), v, p)
+	require.NoError(t, err)
+	assert.Equal(t, client.Counts{Requests: 40, Answered: 40}, r.ByKind[client.Parked])
+}
+
 func TestTheControlLosesNothing(t *testing.T) {
 	r := measured(t, "control")
 	assert.Empty(t, r.Restarts)

@@ -57,6 +57,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.plan.every, "every", 500*time.Millisecond, "time from one restart to the next; a new process that takes longer is waited for")
 	flags.DurationVar(&o.plan.steady, "steady", 3*time.Second, "time under load before the first restart")
 	clients := flags.Int("clients", 229, "number of clients, of all kinds together; at least one of each kind")
+	parked := flags.Int("parked", 0, "number of further clients that make a request at the beginning and one at the end")
 	flags.DurationVar(&o.plan.pause, "pause", 0, "longest pause of the busy clients after an answer; without one they take all the CPU there is")
 	flags.Uint64Var(&o.plan.seed, "seed", 1, "seed of what is random in the clients")
 	flags.StringVar(&o.directory, "out", "results", "directory for bench.md, bench.json and bench.svg")
@@ -78,6 +79,7 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-restarts and -every must be positive, -steady more than %v", warmUp)
 	}
 	o.plan.mix = client.NewMix(*clients)
+	o.plan.mix[client.Parked] = *parked
 	for _, name := range strings.Split(*chosen, ",") {
 		v, err := variants.Named(strings.TrimSpace(name))
 		if err != nil {

@@ -37,7 +37,10 @@ func (r results) markdown() string {
 
 func (r results) clients() string {
 	var parts []string
-	for _, kind := range client.Kinds {
+	for _, kind := range client.AllKinds {
+		if r.Clients[kind] == 0 {
+			continue
+		}
 		parts = append(parts, fmt.Sprintf("%d %s", r.Clients[kind], kind))
 	}
 	return strings.Join(parts, ", ")

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -27,6 +28,12 @@ func (c *client) run() {
 	defer c.hangUp()
 	// Clients that start together would stay together.
 	c.wait(c.upTo(200 * time.Millisecond))
+	if c.kind == Parked {
+		c.single()
+		c.park()
+		c.single()
+		return
+	}
 	for c.wanted() {
 		if c.kind == Pipelined {
 			c.batch()
@@ -80,7 +87,7 @@ func (c *client) single() {
 	}
 }
 
-// rest is the time between two requests. A connection that the server closes in it was closed while idle.
+// rest is the time between two requests.
 func (c *client) rest() {
 	pause := c.pause()
 	if pause == 0 {
@@ -89,18 +96,39 @@ func (c *client) rest() {
 	end := time.Now().Add(pause)
 	if c.conn != nil {
 		_ = c.conn.SetReadDeadline(end)
-		_, err := c.reader.Peek(1)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		if c.silence() {
 			return
-		case err == nil:
-			c.stray()
-		default:
-			c.load.event(c.kind, ClosedIdle)
 		}
-		c.hangUp()
 	}
 	c.wait(time.Until(end))
+}
+
+// park rests until the load ends.
+func (c *client) park() {
+	if conn := c.conn; conn != nil {
+		_ = conn.SetReadDeadline(time.Time{})
+		defer context.AfterFunc(c.load.context, func() { _ = conn.SetReadDeadline(time.Now()) })()
+		if c.silence() {
+			return
+		}
+	}
+	<-c.load.context.Done()
+}
+
+// silence reads until the deadline, and tells whether nothing came. A connection that the server closes in
+// the meantime was closed while idle.
+func (c *client) silence() bool {
+	_, err := c.reader.Peek(1)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return true
+	case err == nil:
+		c.stray()
+	default:
+		c.load.event(c.kind, ClosedIdle)
+	}
+	c.hangUp()
+	return false
 }
 
 // pause returns the length of the next rest.

@@ -270,3 +270,24 @@ func TestQuantilesAreValuesThatOccurred(t *testing.T) {
 	assert.Equal(t, time.Duration(10), client.Quantile(values, 1))
 	assert.Zero(t, client.Quantile(nil, 0.5))
 }
+
+func TestAParkedClientAsksAtTheBeginningAndAtTheEndOnOneConnection(t *testing.T) {
+	server := serve(t, service.Handler(1).ServeHTTP)
+	load := client.Start(client.Options{Address: server.Listener.Addr().String(), Mix: client.Mix{client.Parked: 3}})
+	require.Eventually(t, func() bool { return load.Counts().Answered == 3 }, 10*time.Second, time.Millisecond)
+	load.Stop()
+	report := load.Wait()
+	assert.Equal(t, client.Counts{Requests: 6, Answered: 6}, report.Counts)
+	assert.Empty(t, report.Events)
+}
+
+func TestAParkedClientNoticesThatItsConnectionIsClosed(t *testing.T) {
+	server := httptest.NewUnstartedServer(service.Handler(1))
+	server.Config.IdleTimeout = time.Millisecond
+	server.Start()
+	defer server.Close()
+	load := client.Start(client.Options{Address: server.Listener.Addr().String(), Mix: client.Mix{client.Parked: 3}})
+	require.Eventually(t, func() bool { return load.Counts().ClosedIdle == 3 }, 10*time.Second, time.Millisecond)
+	load.Stop()
+	assert.Equal(t, client.Counts{Requests: 6, Answered: 6, Redialled: 3, ClosedIdle: 3}, load.Wait().Counts)
+}

@@ -14,10 +14,14 @@ const (
 	Upload    Kind = "upload"    // keep-alive, chunked bodies that trickle for up to half a second
 	Stream    Kind = "stream"    // keep-alive, answers that trickle for up to half a second
 	Pipelined Kind = "pipelined" // keep-alive, several requests at once, cut at odd places
+	Parked    Kind = "parked"    // keep-alive, a request at the beginning and one at the end
 )
 
-// Kinds lists all kinds.
-var Kinds = []Kind{Busy, Idle, Short, Slow, Upload, Stream, Pipelined}
+// Kinds lists the kinds that NewMix mixes, AllKinds also the parked ones.
+var (
+	Kinds    = []Kind{Busy, Idle, Short, Slow, Upload, Stream, Pipelined}
+	AllKinds = append(Kinds[:len(Kinds):len(Kinds)], Parked)
+)
 
 // Quick tells whether the time that an answer takes says something about the server: the requests of the
 // other kinds take as long as the client asked for.

@@ -18,7 +18,7 @@ type Options struct {
 	Address  string        // TCP address of the server
 	Mix      Mix           // default: NewMix(229)
 	Duration time.Duration // the load ends by itself after this time; default 1m
-	Requests int           // each client ends after this many requests; default: no limit
+	Requests int           // each client ends after this many requests, parked ones after two; default: no limit
 	Pause    time.Duration // of busy clients after an answer, at most; default: none, which keeps a CPU busy
 	Timeout  time.Duration // for a dial and for an answer; default 10s
 	Seed     uint64        // of all that is random in the clients; default 1
@@ -64,11 +64,11 @@ func Start(options Options) *Load {
 		newcomer:  make(chan struct{}),
 	}
 	l.context, l.cancel = context.WithTimeout(context.Background(), options.Duration)
-	for _, kind := range Kinds {
+	for _, kind := range AllKinds {
 		l.byKind[kind] = &Counts{}
 	}
 	number := 0
-	for _, kind := range Kinds {
+	for _, kind := range AllKinds {
 		for range options.Mix[kind] {
 			number++
 			c := &client{
