@@ -1,5 +1,5 @@
 /*
- * The hand-over between generations, as fork.go, ready.go and forward.go do it.
+ * The hand-over between generations, as fork.go, join.go, ready.go and forward.go do it.
  * README.md says what is here, what is not, and how to run it.
  *
  * The names of phases and frames are the code's; model_test.go compares them.

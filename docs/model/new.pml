@@ -1,4 +1,4 @@
-/* Init and Ready, from the top to the bottom: ready.go. */
+/* Init and Ready, from the top to the bottom: join.go and ready.go. */
 
 /* next. */
 inline next(frame) {
