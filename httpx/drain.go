@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bhuthesh/mitosis"
@@ -28,14 +30,22 @@ func (s *Server) stop(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainLimit)
 	defer cancel()
-	mode := stopping
+	var superseded atomic.Bool
+	var drains sync.WaitGroup
 	for _, site := range sites {
 		if site.managed == nil {
 			continue // begin closes it
 		}
-		if err := site.managed.Drain(ctx); errors.Is(err, mitosis.ErrSuperseded) {
-			mode = leaving
-		}
+		drains.Go(func() {
+			if err := site.managed.Drain(ctx); errors.Is(err, mitosis.ErrSuperseded) {
+				superseded.Store(true)
+			}
+		})
+	}
+	drains.Wait()
+	mode := stopping
+	if superseded.Load() {
+		mode = leaving
 	}
 	s.begin(mode)
 }
