@@ -3,12 +3,14 @@ package httpx_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,39 +104,57 @@ func TestARequestTakesNoMoreAllocationsThanInABareServer(t *testing.T) {
 	require.LessOrEqual(t, count(address), plain)
 }
 
-// BenchmarkKeepAlive reports the time of a request beside that in a bare
-// http.Server, in turns: ratio is requests per second of httpx by those of bare, in
-// the median of the turns.
+// BenchmarkKeepAlive reports the requests per second of this package beside those of
+// a bare http.Server, over one connection and over 16 at once, in turns: ratio is that
+// of the medians of the turns. Each turn has connections of its own: which thread
+// of the system serves one makes more of a difference than the server does.
 func BenchmarkKeepAlive(b *testing.B) {
-	_, _, address := graceful(b)
-	one, other := call(b, bare(b)), call(b, address)
-	const turn = 200
-	var plain, ours time.Duration
-	measure := func(c *caller) time.Duration {
-		began := time.Now()
-		for range turn {
-			if err := c.ask(); err != nil {
-				b.Fatal(err)
+	for _, conns := range []int{1, 16} {
+		b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
+			_, _, address := graceful(b)
+			servers := [2]string{bare(b), address}
+			var times [2][]float64 // of a request, in nanoseconds
+			n := 0
+			for b.Loop() {
+				for i := range servers {
+					one := (n + i) % 2
+					times[one] = append(times[one], requestTime(b, servers[one], conns))
+				}
+				n++
 			}
-		}
-		return time.Since(began)
+			for i := range times {
+				slices.Sort(times[i])
+			}
+			bare, ours := times[0][n/2], times[1][n/2]
+			b.ReportMetric(bare, "bare-ns/req")
+			b.ReportMetric(ours, "httpx-ns/req")
+			b.ReportMetric(bare/ours, "ratio")
+		})
 	}
-	n := 0
-	var ratios []float64
-	for b.Loop() {
-		var p, o time.Duration
-		if n++; n%2 == 0 {
-			p, o = measure(one), measure(other)
-		} else {
-			o, p = measure(other), measure(one)
-		}
-		plain, ours = plain+p, ours+o
-		ratios = append(ratios, p.Seconds()/o.Seconds())
+}
+
+// requestTime returns what a request takes over that many connections at once.
+func requestTime(b *testing.B, address string, conns int) float64 {
+	const requests = 200 // of each
+	callers := make([]*caller, conns)
+	for i := range callers {
+		callers[i] = call(b, address)
+		defer callers[i].Close()
 	}
-	slices.Sort(ratios)
-	b.ReportMetric(float64(plain.Nanoseconds())/float64(turn*n), "bare-ns/req")
-	b.ReportMetric(float64(ours.Nanoseconds())/float64(turn*n), "httpx-ns/req")
-	b.ReportMetric(ratios[len(ratios)/2], "ratio")
+	var asking sync.WaitGroup
+	began := time.Now()
+	for _, c := range callers {
+		asking.Go(func() {
+			for range requests {
+				if err := c.ask(); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	asking.Wait()
+	return float64(time.Since(began).Nanoseconds()) / float64(conns*requests)
 }
 
 // BenchmarkParkedMemory reports the memory of an idle connection: in a bare
