@@ -39,7 +39,7 @@ inline forward(me) {
 	if
 	:: atomic { !noNew(child) && nfull(down[child]) -> down[child] ! DATA; sending[me] = false }
 	:: atomic { noNew(child) -> take(me); sending[me] = false }
-	:: atomic { stuck[child] && full(down[child]) -> goto gone } /* Close's limit; then the process ends */
+	:: atomic { stuck[ear[child]] && full(down[child]) -> goto gone } /* Close's limit; then the process ends */
 	:: atomic { doomed -> goto gone }
 	fi
 }
