@@ -25,6 +25,7 @@ import (
 // While a split is under way Drain waits for its outcome. The error matches
 // ErrSuperseded if the next generation has the socket: then nothing is closed here,
 // and Drain returns when what older processes have forwarded so far has gone on.
+// Before Ready it matches ErrNotReady: the socket may be the old process's.
 func (l *Listener) Drain(ctx context.Context) error {
 	if err := l.drain(ctx); err != nil {
 		return l.operror("drain", err)
@@ -33,25 +34,12 @@ func (l *Listener) Drain(ctx context.Context) error {
 }
 
 func (l *Listener) drain(ctx context.Context) error {
-	m := l.registry
-	m.mu.Lock()
-	err := m.awaitNoSplit()
-	if err == nil && l.path != nil {
-		err = unlink(l.path) // so that nobody can come while the queue is emptied
-	}
-	m.mu.Unlock()
+	again, err := l.beginDrain()
 	if errors.Is(err, ErrSuperseded) {
-		m.awaitHearings(lastSends)
+		l.registry.awaitHearings(lastSends)
 	}
-	if err != nil {
+	if err != nil || again {
 		return err
-	}
-	l.mu.Lock()
-	was := l.drained
-	l.drained = true
-	l.mu.Unlock()
-	if was {
-		return nil
 	}
 	refused := l.opened && sys.RefuseConnections(l.inner) == nil
 	closeErr := l.emptyQueue(ctx, l.inner, refused)
@@ -63,6 +51,27 @@ func (l *Listener) drain(ctx context.Context) error {
 		}
 	}
 	return closeErr
+}
+
+// beginDrain takes the listener out of what later generations get, and says whether
+// it was out before. Nothing may happen to the socket while the old process has it.
+func (l *Listener) beginDrain() (again bool, err error) {
+	m := l.registry
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.awaitNoSplit(); err != nil {
+		return false, err
+	}
+	if m.phase != serving {
+		return false, ErrNotReady
+	}
+	l.mu.Lock()
+	again, l.drained = l.drained, true
+	l.mu.Unlock()
+	if again || l.path == nil {
+		return again, nil
+	}
+	return false, unlink(l.path) // so that nobody can come while the queue is emptied
 }
 
 // emptyQueue closes a listening socket, of which the system refuses new connections

@@ -68,6 +68,47 @@ func TestADrainedListenerStillReturnsWhatAnOlderGenerationForwards(t *testing.T)
 	require.Equal(t, "x", string(b))
 }
 
+// A program that fails to warm up may clean up as if it had served.
+func TestAListenerIsNotDrainedBeforeItsGenerationIsReady(t *testing.T) {
+	t.Parallel()
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "socket")} {
+		t.Run(network, func(t *testing.T) {
+			m := mitosistest.New(t, quiet)
+			l, err := m.Listen("web", network, address)
+			require.NoError(t, err)
+			require.ErrorIs(t, l.(*mitosis.Listener).Drain(t.Context()), mitosis.ErrNotReady)
+			require.NoError(t, m.Ready(t.Context()))
+			go echoAll(l)
+			_, err = mitosistest.Split(t, m, func(m *mitosis.Registry) error {
+				inherited, err := m.Listen("web", network, address)
+				if err != nil {
+					return err
+				}
+				return inherited.(*mitosis.Listener).Drain(context.Background())
+			})
+			require.ErrorContains(t, err, "not ready")
+			c, err := net.Dial(network, l.Addr().String())
+			require.NoError(t, err)
+			defer c.Close()
+			_, err = io.WriteString(c, "?")
+			require.NoError(t, err)
+			_, err = io.ReadFull(c, make([]byte, 1))
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestADrainedListenerIsNotHandedOver(t *testing.T) {
+	t.Parallel()
+	m, ln, _, _ := listening(t)
+	require.NoError(t, ln.Drain(t.Context()))
+	_, next := splitListening(t, m)
+	require.NotEqual(t, ln.Addr(), next.Addr())
+	c, err := net.Dial("tcp", next.Addr().String())
+	require.NoError(t, err)
+	c.Close()
+}
+
 func TestWhatWaitsAtAnAddressThatIsGivenUpIsAcceptedByItsSuccessor(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()

@@ -119,7 +119,13 @@ func (l *Listener) describe() wire.Socket {
 	return wire.Socket{Name: l.name, Type: typeListener, Network: l.network, Address: l.address, Path: l.path, Opened: l.opened}
 }
 
-func (l *Listener) duplicate() (int, error)               { return sys.Duplicate(l.inner) }
+func (l *Listener) duplicate() (int, error) {
+	if l.isDrained() {
+		return -1, net.ErrClosed
+	}
+	return sys.Duplicate(l.inner)
+}
+
 func (l *Listener) freeze()                               { l.gate.close() }
 func (l *Listener) awaitFrozen(ctx context.Context) error { return l.gate.drained(ctx) }
 func (l *Listener) open()                                 { l.gate.open() }
