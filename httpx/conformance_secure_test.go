@@ -197,6 +197,7 @@ func TestAConnectionMovesBeforeItsHandshakeAndEndsAfterOne(t *testing.T) {
 	c.awaitState(1, http.StateIdle, 1)
 	c.split()
 	c.awaitEnd(1)
+	c.awaitState(1, http.StateClosed, 1) // it has moved: what it sends before that, this process answers
 	silent.do((*talk).probe)
 	require.Contains(t, silent.received.String(), "generation 2")
 	idle.do(get("/generation"), waitForEnd)
