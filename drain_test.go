@@ -2,11 +2,9 @@ package mitosis_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -90,10 +88,7 @@ func TestAListenerIsNotDrainedBeforeItsGenerationIsReady(t *testing.T) {
 			c, err := net.Dial(network, l.Addr().String())
 			require.NoError(t, err)
 			defer c.Close()
-			_, err = io.WriteString(c, "?")
-			require.NoError(t, err)
-			_, err = io.ReadFull(c, make([]byte, 1))
-			require.NoError(t, err)
+			requireEcho(t, c)
 		})
 	}
 }
@@ -142,16 +137,22 @@ func TestWhatWaitsAtAnAddressThatIsGivenUpIsAcceptedByItsSuccessor(t *testing.T)
 			require.NotEqual(t, old, l.Addr())
 			go echoAll(l)
 			for _, peer := range peers {
-				require.NoError(t, peer.SetDeadline(time.Now().Add(20*time.Second)))
-				_, err := io.WriteString(peer, "?")
-				require.NoError(t, err)
-				_, err = io.ReadFull(peer, make([]byte, 1))
-				require.NoError(t, err)
+				requireEcho(t, peer)
 			}
 			_, err = net.Dial(network, old.String())
 			require.Error(t, err)
 		})
 	}
+}
+
+// requireEcho requires that somebody answers.
+func requireEcho(t *testing.T, c net.Conn) {
+	t.Helper()
+	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err := io.WriteString(c, "?")
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 1))
+	require.NoError(t, err)
 }
 
 // echoAll returns what comes on each connection, until ln ends.
@@ -165,82 +166,5 @@ func echoAll(ln net.Listener) {
 			defer c.Close()
 			io.Copy(c, c)
 		}()
-	}
-}
-
-// dialUntilRefused dials for one question after the other until no connection is
-// made, and fails if one is made and the question not answered.
-func dialUntilRefused(a net.Addr, asked chan<- struct{}) error {
-	for n := 1; ; n++ {
-		c, err := net.Dial(a.Network(), a.String())
-		if err != nil {
-			return nil
-		}
-		b := []byte("?")
-		if _, err = c.Write(b); err == nil {
-			_, err = io.ReadFull(c, b)
-		}
-		c.Close()
-		if err != nil {
-			return fmt.Errorf("question %d: %w", n, err)
-		}
-		select {
-		case asked <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func TestNoConnectionIsMadeAndDroppedWhileAListenerDrains(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("other systems cannot refuse connections before the socket is closed; docs/guarantees.md names the gap")
-	}
-	t.Parallel()
-	plain := mitosis.Options{Logger: quiet.Logger}
-	plain.ListenConfig.SetMultipathTCP(false)
-	for name, test := range map[string]struct {
-		options          mitosis.Options
-		network, address string
-	}{
-		"TCP":            {quiet, "tcp", "127.0.0.1:0"},
-		"TCP, not MPTCP": {plain, "tcp", "127.0.0.1:0"},
-		"TCP, IPv6":      {quiet, "tcp", "[::1]:0"},
-		"Unix":           {quiet, "unix", filepath.Join(t.TempDir(), "socket")},
-		"Unix, abstract": {quiet, "unix", "@mitosis drain " + t.TempDir()},
-	} {
-		for _, generation := range []int{1, 2} {
-			t.Run(fmt.Sprint(name, ", generation ", generation), func(t *testing.T) {
-				for range 10 {
-					var l net.Listener
-					program := func(m *mitosis.Registry) (err error) {
-						if l, err = m.Listen("web", test.network, test.address); err != nil {
-							return err
-						}
-						return m.Ready(context.Background())
-					}
-					m := mitosistest.New(t, test.options)
-					require.NoError(t, program(m))
-					if generation == 2 {
-						var err error
-						m, err = mitosistest.Split(t, m, program)
-						require.NoError(t, err)
-					}
-					go echoAll(l)
-					const clients = 8
-					asked, results := make(chan struct{}), make(chan error, clients)
-					for range clients {
-						go func() { results <- dialUntilRefused(l.Addr(), asked) }()
-					}
-					for range 50 {
-						<-asked
-					}
-					require.NoError(t, l.(*mitosis.Listener).Drain(t.Context()))
-					for range clients {
-						require.NoError(t, <-results)
-					}
-					require.NoError(t, m.Close())
-				}
-			})
-		}
 	}
 }
