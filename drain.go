@@ -105,9 +105,6 @@ func (l *Listener) succeed(old *inheritedSocket) error {
 	if inner.Addr().Network() != l.inner.Addr().Network() {
 		return inner.Close() // Accept returns connections of one kind
 	}
-	if unix, ok := inner.(*net.UnixListener); ok {
-		unix.SetUnlinkOnClose(false)
-	}
 	refused := sys.RefuseConnections(inner) == nil
 	l.registry.handing.Go(func() { l.emptyQueue(context.Background(), inner, refused) })
 	return nil

@@ -60,14 +60,6 @@ func TestADrainedListenerWaitsForHandshakesThatAreUnderWay(t *testing.T) {
 	}
 }
 
-func dial(t *testing.T, ln net.Listener) net.Conn {
-	t.Helper()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
 // A service manager that has made the socket goes on with it.
 func TestASocketThatOthersHaveIsNotRefusedToThemWhenItIsDrained(t *testing.T) {
 	t.Parallel()
@@ -103,10 +95,7 @@ func TestASocketThatOthersHaveIsNotRefusedToThemWhenItIsDrained(t *testing.T) {
 			}
 			require.NoError(t, added.(*mitosis.Listener).Drain(t.Context()))
 			go echoAll(managers)
-			c, err := net.Dial(network, managers.Addr().String())
-			require.NoError(t, err)
-			defer c.Close()
-			requireEcho(t, c)
+			requireEcho(t, dial(t, managers))
 		})
 	}
 }

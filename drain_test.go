@@ -24,9 +24,7 @@ func TestADrainedListenerLosesNothingThatWasInItsQueue(t *testing.T) {
 	ln := l.(*mitosis.Listener)
 	const many = 50
 	for range many {
-		peer, err := net.Dial("tcp", ln.Addr().String())
-		require.NoError(t, err)
-		defer peer.Close()
+		dial(t, ln)
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- ln.Drain(t.Context()) }()
@@ -85,10 +83,7 @@ func TestAListenerIsNotDrainedBeforeItsGenerationIsReady(t *testing.T) {
 				return inherited.(*mitosis.Listener).Drain(context.Background())
 			})
 			require.ErrorContains(t, err, "not ready")
-			c, err := net.Dial(network, l.Addr().String())
-			require.NoError(t, err)
-			defer c.Close()
-			requireEcho(t, c)
+			requireEcho(t, dial(t, l))
 		})
 	}
 }
@@ -99,9 +94,7 @@ func TestADrainedListenerIsNotHandedOver(t *testing.T) {
 	require.NoError(t, ln.Drain(t.Context()))
 	_, next := splitListening(t, m)
 	require.NotEqual(t, ln.Addr(), next.Addr())
-	c, err := net.Dial("tcp", next.Addr().String())
-	require.NoError(t, err)
-	c.Close()
+	dial(t, next)
 }
 
 func TestWhatWaitsAtAnAddressThatIsGivenUpIsAcceptedByItsSuccessor(t *testing.T) {
@@ -127,10 +120,7 @@ func TestWhatWaitsAtAnAddressThatIsGivenUpIsAcceptedByItsSuccessor(t *testing.T)
 			const many = 20
 			peers := make([]net.Conn, many)
 			for i := range peers {
-				var err error
-				peers[i], err = net.Dial(network, old.String())
-				require.NoError(t, err)
-				defer peers[i].Close()
+				peers[i] = dial(t, l)
 			}
 			_, err := mitosistest.Split(t, m, program(addresses[1]))
 			require.NoError(t, err)

@@ -21,21 +21,26 @@ func listening(t *testing.T) (m *mitosis.Registry, ln *mitosis.Listener, accepte
 	l, err := m.Listen("web", "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, m.Ready(t.Context()))
-	peer, err = net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { peer.Close() })
+	peer = dial(t, l)
 	accepted, err = l.Accept()
 	require.NoError(t, err)
 	return m, l.(*mitosis.Listener), accepted, peer
+}
+
+// dial returns a connection to ln, for the time of the test.
+func dial(t *testing.T, ln net.Listener) net.Conn {
+	t.Helper()
+	c, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // acceptMany returns connections that ln has accepted, and their peers.
 func acceptMany(t *testing.T, ln net.Listener, many int) (accepted, peers []net.Conn) {
 	t.Helper()
 	for range many {
-		peer, err := net.Dial("tcp", ln.Addr().String())
-		require.NoError(t, err)
-		t.Cleanup(func() { peer.Close() })
+		peer := dial(t, ln)
 		c, err := ln.Accept()
 		require.NoError(t, err)
 		accepted, peers = append(accepted, c), append(peers, peer)

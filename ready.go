@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"time"
@@ -336,10 +335,15 @@ func (m *Registry) releaseUnclaimed() {
 	m.mu.Lock()
 	unclaimed := m.inherited
 	m.inherited = map[string]*inheritedSocket{}
-	successors := maps.Clone(m.sockets)
+	successors := map[string]*Listener{}
+	for name, s := range unclaimed {
+		if l, ok := m.sockets[name].(*Listener); ok && s.Type == typeListener && s.Opened {
+			successors[name] = l
+		}
+	}
 	m.mu.Unlock()
 	for name, s := range unclaimed {
-		if l, ok := successors[name].(*Listener); ok && s.Type == typeListener && s.Opened {
+		if l := successors[name]; l != nil {
 			if err := l.succeed(s); err != nil {
 				m.log.Warn("mitosis: connections in the queue of a listener may be lost", "name", name, "error", err)
 			}

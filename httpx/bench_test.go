@@ -125,10 +125,10 @@ func BenchmarkKeepAlive(b *testing.B) {
 			for i := range times {
 				slices.Sort(times[i])
 			}
-			bare, ours := times[0][n/2], times[1][n/2]
-			b.ReportMetric(bare, "bare-ns/req")
+			plain, ours := times[0][n/2], times[1][n/2]
+			b.ReportMetric(plain, "bare-ns/req")
 			b.ReportMetric(ours, "httpx-ns/req")
-			b.ReportMetric(bare/ours, "ratio")
+			b.ReportMetric(plain/ours, "ratio")
 		})
 	}
 }
