@@ -113,7 +113,7 @@ func (m *member) talk(window int) error {
 				err = m.write("end " + strconv.Itoa(m.said))
 			}
 		} else {
-			time.Sleep(m.crowd.pause)
+			time.Sleep(m.crowd.pause) // a bound on the traffic
 			window++
 			err = m.sayNext()
 		}

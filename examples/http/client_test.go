@@ -94,7 +94,7 @@ func TestAClientNoticesEveryWayInWhichAServerFails(t *testing.T) {
 			done := make(chan struct{})
 			go func() { defer close(done); c.run(ctx) }()
 			for limit := time.Now().Add(requestLimit); seen.counts().failed == 0 && time.Now().Before(limit); {
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // a tally tells nobody; the limit bounds it
 			}
 			cancel()
 			<-done
@@ -136,7 +136,7 @@ func TestAConnectionThatIsClosedBetweenRequestsIsDialledAgain(t *testing.T) {
 				go func() {
 					defer cancel()
 					for limit := time.Now().Add(requestLimit); c.tally.counts().closed < closed && time.Now().Before(limit); {
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // see above
 					}
 				}()
 				c.wait(ctx, requestLimit)

@@ -24,7 +24,7 @@ func reapOrphans(t *testing.T) {
 			t.Errorf("a process does not end")
 			return
 		default:
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // wait4(2) has no limit of its own
 		}
 	}
 }
